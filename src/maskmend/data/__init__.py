@@ -1,0 +1,1 @@
+"""Files on disk to slices for the networks, and back."""
