@@ -1,0 +1,78 @@
+"""The adaptor: a shallow residual block in front of the segmentor (section 3.3; Karani et al. 2021).
+
+Axes: batch, channel, height, width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class GaussianActivation(nn.Module):
+    """exp(-T^2 / s^2) with a trainable scale s (section 3.3).
+
+    The paper starts s at 0, where the gradient is zero for T and s alike; see `AdaptorConfig`.
+
+    Args:
+        scale: Start of s: one value, or one a channel.
+    """
+
+    def __init__(self, scale: Float[Tensor, " channel"]):
+        super().__init__()
+        self.scale = nn.Parameter(scale.reshape(-1, 1, 1))
+
+    def forward(
+        self, features: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Values in (0, 1], 1 where the input is 0."""
+        # The tiny addend keeps the gradient finite should s ever cross 0.
+        return torch.exp(-features.square() / (self.scale.square() + 1e-6))
+
+
+class Adaptor(nn.Module):
+    """Image to an image that the segmentor finds easier: x + f(x), f three 3x3 convolutions.
+
+    Args:
+        channels: Channels of the image.
+        widths: Filters of the hidden convolutions.
+        identity: Start as the identity, by a last convolution of zeros. Its own gradient is not
+            zero, so that the first step moves it, and the next step moves the others.
+        scale_mean: Mean of the activations' scales at the start.
+        scale_std: Their standard deviation.
+        scale_per_channel: One scale a channel rather than one a layer.
+        final_activation: Activation after the last convolution too.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        widths: Sequence[int] = (16, 16),
+        identity: bool = True,
+        scale_mean: float = 0.2,
+        scale_std: float = 0.0,
+        scale_per_channel: bool = False,
+        final_activation: bool = False,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = []
+        outputs = [*widths, channels]
+        for index, (n_in, n_out) in enumerate(zip([channels, *widths], outputs, strict=True)):
+            convolution = nn.Conv2d(n_in, n_out, 3, padding=1)
+            nn.init.kaiming_normal_(convolution.weight)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]  # a Conv2d has a bias here
+            layers.append(convolution)
+            if index < len(widths) or final_activation:
+                scale = torch.full((n_out if scale_per_channel else 1,), scale_mean)
+                layers.append(GaussianActivation(scale + scale_std * torch.randn_like(scale)))
+        if identity:
+            nn.init.zeros_(convolution.weight)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(
+        self, image: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """The adapted image."""
+        return image + self.layers(image)

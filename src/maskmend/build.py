@@ -1,0 +1,64 @@
+"""The one place where networks are put together from a configuration."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from maskmend.adaptor import Adaptor
+from maskmend.config import Config
+from maskmend.discriminator import MaskDiscriminator
+from maskmend.segmentor import UNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The parts that training fills and inference uses (figure 1)."""
+
+    segmentor: UNet
+    discriminator: MaskDiscriminator
+    adaptor: Adaptor
+    """Trained with the segmentor if the configuration says joint, else the identity."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks by name."""
+        return {
+            "segmentor": self.segmentor,
+            "discriminator": self.discriminator,
+            "adaptor": self.adaptor,
+        }
+
+
+def build(config: Config) -> Networks:
+    """Fresh networks with weights from torch's global generator."""
+    return Networks(
+        segmentor=UNet(
+            in_channels=config.segmentor.in_channels,
+            classes=config.data.classes,
+            width=config.segmentor.width,
+            depth=config.segmentor.depth,
+        ),
+        discriminator=MaskDiscriminator(
+            structures=config.data.classes - 1,
+            size=config.preprocess.size,
+            widths=config.discriminator.widths,
+            strides=config.discriminator.strides,
+            normalised=config.discriminator.spectral_norm,
+            activation=config.discriminator.activation,
+            first_activation=config.discriminator.first_activation,
+            bottleneck=config.discriminator.bottleneck,
+        ),
+        adaptor=build_adaptor(config),
+    )
+
+
+def build_adaptor(config: Config) -> Adaptor:
+    """A fresh adaptor: the identity, unless it is trained with the segmentor."""
+    return Adaptor(
+        channels=config.segmentor.in_channels,
+        widths=config.adaptor.widths,
+        identity=not config.adaptor.joint,
+        scale_mean=config.adaptor.scale_mean,
+        scale_std=config.adaptor.scale_std,
+        scale_per_channel=config.adaptor.scale_per_channel,
+        final_activation=config.adaptor.final_activation,
+    )

@@ -1,0 +1,367 @@
+"""What can be chosen: frozen dataclasses, read from YAML and from the command line.
+
+Every default is the paper's; where the paper is silent, the docstring says who decided. Where the
+paper and its authors' code disagree, the code's variant is named in the field's docstring. A field's
+docstring is its help text. Nothing here imports torch, so that `--help` stays instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from maskmend.errors import ConfigError
+
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DataConfig:
+    """Which patients, and which of their structures."""
+
+    layout: Literal["auto", "acdc", "lvsc", "folder"] = "auto"
+    """How the data folder is laid out; "auto" looks."""
+    structures: dict[int, str] = Field(default_factory=lambda: {1: "RV", 2: "MYO", 3: "LV"})
+    """Name of each label in the masks. Label 0 is the background; labels count up from 1."""
+    split: Literal["random", "semi_supervised_fold0", "scanner_1p5T_to_3T"] = "random"
+    """Split of the patients: drawn with the seed, or one of the two published for ACDC."""
+    fold: int = Field(default=0, ge=0)
+    """Fold of the cross-validation, for the random split."""
+    folds: int = Field(default=3, ge=1)
+    """Number of folds (section 4: three)."""
+
+    @model_validator(mode="after")
+    def _labels_count_up(self) -> DataConfig:
+        if sorted(self.structures) != list(range(1, len(self.structures) + 1)):
+            raise ValueError(
+                f"structures must be labelled 1, 2, ...; got {sorted(self.structures)}"
+            )
+        return self
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, the background included."""
+        return len(self.structures) + 1
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PreprocessConfig:
+    """From a volume to the slices that the networks see (section 4, Data)."""
+
+    spacing_mm: float = Field(default=1.51, gt=0)
+    """In-plane pixel size that slices are resampled to, in mm (1.51 for ACDC, 1.45 for LVSC)."""
+    size: int = Field(default=224, gt=0)
+    """Height and width, in pixels, that slices are cropped or padded to."""
+    clip_percentiles: tuple[float, float] | None = None
+    """Clip a volume's intensities to these percentiles first. The authors' code: [5, 95]."""
+    slice_axis: Literal["auto", 0, 1, 2] = "auto"
+    """Voxel axis that runs through the slices; "auto" takes the one with the largest spacing."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SegmentorConfig:
+    """The UNet (section 3.2)."""
+
+    width: int = Field(default=64, gt=0)
+    """Channels of the first level; each level below has twice as many. 64 gives the paper's 90 MB."""
+    depth: int = Field(default=5, ge=2)
+    """Number of levels; the image size must be a multiple of 2 ** (depth - 1)."""
+    in_channels: int = Field(default=1, gt=0)
+    """Channels of the image."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DiscriminatorConfig:
+    """The mask discriminator (sections 3.1 and 3.2)."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """Filters of each 4x4 convolution. The authors' code: [32, 128, 256, 512]."""
+    strides: tuple[int, ...] = (2, 2, 1, 1, 1)
+    """Stride of each convolution. The authors' code: [2, 2, 2, 1]."""
+    spectral_norm: Literal["all", "inner", "none"] = "all"
+    """Layers with a unit spectral norm; "inner" spares the first convolution and the dense head,
+    as the authors' code does."""
+    activation: Literal["tanh", "leaky_relu"] = "tanh"
+    """After each convolution."""
+    first_activation: Literal["tanh", "leaky_relu"] | None = None
+    """After the first convolution, where it differs. The authors' code: leaky_relu."""
+    bottleneck: int | None = Field(default=None, gt=0)
+    """Channels of a 1x1 sigmoid convolution between the 4x4 ones. The authors' code: 13."""
+
+    @model_validator(mode="after")
+    def _one_stride_a_width(self) -> DiscriminatorConfig:
+        if not self.widths or len(self.widths) != len(self.strides):
+            raise ValueError(
+                f"strides must have one entry for each of the {len(self.widths)} widths;"
+                f" got {len(self.strides)}"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AdaptorConfig:
+    """The adaptor in front of the segmentor (section 3.3)."""
+
+    widths: tuple[int, ...] = (16, 16)
+    """Filters of each hidden 3x3 convolution; one more convolution leads back to the image."""
+    joint: bool = False
+    """Train it with the segmentor, as the authors' code does, rather than add it at inference."""
+    scale_mean: float = Field(default=0.2, gt=0)
+    """Start of the activation's scale s. The paper's 0 has no gradient, for T and s alike, so that
+    such an adaptor never moves; 0.2 is the authors' code."""
+    scale_std: float = Field(default=0.0, ge=0)
+    """Spread of the scale's start. The authors' code: 0.05."""
+    scale_per_channel: bool = False
+    """One scale a channel, as in the authors' code, rather than one a layer."""
+    final_activation: bool = False
+    """Activation after the last convolution too, as in the authors' code. Karani et al., whose
+    adaptor the paper takes, leave the last one linear, and only so can it start as the identity."""
+
+    @model_validator(mode="after")
+    def _starts_as_identity(self) -> AdaptorConfig:
+        if self.final_activation and not self.joint:
+            raise ValueError(
+                "final_activation needs joint: true, for exp(-T^2/s^2) is never 0 and an adaptor"
+                " that is added at inference must start as the identity"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AnchorConfig:
+    """Fake anchors: corrupted real masks, shown as fakes until the end of training (section 3.1)."""
+
+    kind: Literal["paper", "local", "authors", "none"] = "paper"
+    """"paper": swapped patches and label noise; "local": the same near the structures, with blobs
+    and holes, as real mistakes look; "authors": the recipe of their code; "none": no anchors."""
+    patch: float = Field(default=0.1, gt=0, le=0.5)
+    """Side of a swapped patch as a share of the image's side (footnote 4)."""
+    swaps: tuple[int, int] = (1, 8)
+    """Fewest and most swaps a mask. Not in the paper."""
+    noise: tuple[float, float] = (0.002, 0.05)
+    """Smallest and largest share of pixels that get a random label. Not in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AugmentationConfig:
+    """Random roto-translation, scaling and noise of what a network sees."""
+
+    rotation_deg: tuple[float, float] = (0.0, 0.0)
+    """Smallest and largest rotation, in degrees."""
+    translation: float = Field(default=0.0, ge=0, lt=1)
+    """Largest shift along either axis, as a share of the image's side."""
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of size, as a share."""
+    noise_std: float = Field(default=0.0, ge=0)
+    """Standard deviation of added Gaussian noise (instance noise)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AdversarialConfig:
+    """The least-squares adversarial losses (equation 2)."""
+
+    enabled: bool = True
+    """False trains the segmentor alone, on annotated images: the UNet of table 1."""
+    real: float = 1.0
+    """Label of real masks."""
+    fake: float = -1.0
+    """Label of predicted and corrupted masks. The authors' code: 0."""
+    target: float = 0.0
+    """What the segmentor wants its masks to score. The authors' code: 1."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the segmentor's adversarial loss."""
+    balance: bool = False
+    """Scale that loss to the supervised one: weight x stop_gradient(supervised / adversarial). The
+    authors' code: true, with weight 0.1."""
+    gradient_penalty: float = Field(default=0.0, ge=0)
+    """Weight of (|gradient| - 1)^2 between real and corrupted masks. The authors' code: 10."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainingConfig:
+    """Optimisation (section 3.2)."""
+
+    iterations: int = Field(default=50_000, gt=0)
+    """Most alternations of the supervised and the adversarial steps. Not in the paper."""
+    batch: int = Field(default=12, gt=1)
+    """Slices a batch. The authors' code: 8."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Adam's step size for segmentor and joint adaptor."""
+    discriminator_learning_rate: float = Field(default=1e-4, gt=0)
+    """Adam's step size for the discriminator."""
+    class_weights: Literal["complement", "inverse"] = "complement"
+    """w_i = 1 - n_i / n_tot (equation 1), or n_tot / n_i as in the authors' code."""
+    validate_every: int = Field(default=250, gt=0)
+    """Iterations between two looks at the validation patients, each with a checkpoint."""
+    stop: Literal["loss", "dice"] = "loss"
+    """Validation figure that training ends and the best weights are chosen by: the supervised loss
+    (the paper) or Dice (the authors' code)."""
+    patience: int = Field(default=20, gt=0)
+    """End after this many looks without a better figure. Not in the paper."""
+    cosine: bool = False
+    """Let both step sizes fall to zero along a half cosine over the iterations. Not in the paper."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic of the networks; weights and optimizer stay in 32 bits."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AdaptationConfig:
+    """Adversarial test-time training (section 3.3)."""
+
+    prior: Literal["discriminator", "entropy"] = "discriminator"
+    """What judges the predicted masks."""
+    steps: int = Field(default=50, ge=0)
+    """Updates of the adaptor an instance (section 4.1: 50); 0 is plain inference."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Adam's step size. Not in the paper; 1e-4 is its step size in training."""
+    instance: Literal["patient", "slice"] = "patient"
+    """Tune one adaptor on all slices of a patient's volumes together, or one a slice."""
+    keep: Literal["last", "best"] = "last"
+    """Return the masks of the last weights or, as the authors' code, of those with the lowest
+    loss."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Take each step on an augmented copy of the images, as the authors' code does."""
+    batch_norm: Literal["eval", "train"] = "eval"
+    """Batch norm with the training's statistics, or with the instance's own, as the authors' code
+    does. The caller's statistics never move."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic of the frozen networks; the adaptor stays in 32 bits."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Config:
+    """Everything that a run depends on, but for the data themselves."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split, the weights and every random draw of training."""
+    data: DataConfig = DataConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    segmentor: SegmentorConfig = SegmentorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    adaptor: AdaptorConfig = AdaptorConfig()
+    anchors: AnchorConfig = AnchorConfig()
+    image_augmentation: AugmentationConfig = AugmentationConfig()
+    """Of the images the segmentor is trained on. The paper names none."""
+    mask_augmentation: AugmentationConfig = AugmentationConfig(
+        rotation_deg=(0.0, 90.0), translation=0.1, noise_std=0.1
+    )
+    """Of the masks the discriminator sees (section 3.1, challenge 2). The authors' code: rotation
+    -90 to 90, noise 0.2."""
+    adversarial: AdversarialConfig = AdversarialConfig()
+    training: TrainingConfig = TrainingConfig()
+    adaptation: AdaptationConfig = AdaptationConfig()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Config:
+        factor = 2 ** (self.segmentor.depth - 1)
+        if self.preprocess.size % factor:
+            raise ValueError(
+                f"preprocess.size {self.preprocess.size} must be a multiple of {factor}, for a"
+                f" segmentor.depth of {self.segmentor.depth}"
+            )
+        return self
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML configuration; a key that it leaves out has its default.
+
+    Args:
+        path: The YAML file.
+        overrides: "section.field=value" each, the value in YAML; they win over the file.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown (the nearest known one is named) or a
+            value is of the wrong type or range.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as YAML: {reason}") from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections with fields, got {type(tree).__name__}")
+    for override in overrides:
+        _set(tree, override)
+    return config_from(tree, source=str(path))
+
+
+def config_from(tree: Mapping[str, Any], *, source: str = "configuration") -> Config:
+    """Check a nested mapping and make a configuration of it; raises ConfigError as `read_config`."""
+    try:
+        return TypeAdapter(Config).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"{source}: {_explain(first)}") from error
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration, defaults written out, as `read_config` reads it."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def differences(before: Config, after: Config) -> list[str]:
+    """Fields in which two configurations differ, as "section.field: before -> after"."""
+    left, right = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(after))
+    return [f"{k}: {left.get(k)} -> {right.get(k)}" for k in right if left.get(k) != right.get(k)]
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: expected section.field=value")
+    *sections, field = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {section} is a field, not a section")
+    try:
+        tree[field] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+
+
+def _explain(error: Any) -> str:
+    """One line for one of pydantic's errors."""
+    where = [str(part) for part in error["loc"]]
+    name = ".".join(where) or "configuration"
+    if error["type"] == "unexpected_keyword_argument":
+        known = [field.name for field in dataclasses.fields(_section(where[:-1]))]
+        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.0)[0]
+        return f"unknown key {name}; did you mean {'.'.join([*where[:-1], near])}?"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{name}: {message}" if where else message
+    return f"{name}: {message}; got {error['input']!r}"
+
+
+def _section(where: Sequence[str]) -> Any:
+    """The dataclass at a path of field names."""
+    section: Any = Config()
+    for name in where:
+        section = getattr(section, name)
+    return section
+
+
+def _plain(value: Any) -> Any:
+    """Tuples to lists, which YAML reads back safely."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        is_section = isinstance(value, dict) and not prefix.endswith("structures.")
+        flat |= _flat(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,85 @@
+"""The mask discriminator: a smooth convolutional encoder (sections 3.1 and 3.2).
+
+Axes: batch, structure (the classes without the background), height, width.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+Activation = Literal["tanh", "leaky_relu"]
+
+
+class MaskDiscriminator(nn.Module):
+    """Soft or one-hot masks, without their background, to one unbounded score each.
+
+    Spectral normalisation (Miyato et al. 2018) and tanh bound its Lipschitz constant, so that it
+    changes little over the last epochs of training (section 3.1, challenge 2).
+
+    Args:
+        structures: Channels of a mask: its classes but the background.
+        size: Height and width of a mask, in pixels.
+        widths: Filters of each 4x4 convolution.
+        strides: Stride of each convolution. "After the first two layers, we down-sample [...] using
+            a stride of 2" (section 3.2) is read as: those two have the stride.
+        normalised: Layers with a unit spectral norm: "all", "inner" (neither the first convolution
+            nor the dense head) or "none".
+        activation: After each convolution.
+        first_activation: After the first convolution.
+        bottleneck: Channels of the 1x1 sigmoid convolutions between the 4x4 ones, if any.
+
+    Raises:
+        ValueError: The masks are too small for so many convolutions.
+    """
+
+    def __init__(
+        self,
+        *,
+        structures: int,
+        size: int,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        normalised: Literal["all", "inner", "none"] = "all",
+        activation: Activation = "tanh",
+        first_activation: Activation | None = None,
+        bottleneck: int | None = None,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, side = structures, size
+        for index, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+            if index and bottleneck:
+                layers += [
+                    _normalise(nn.Conv2d(channels, bottleneck, 1), normalised != "none"),
+                    nn.Sigmoid(),
+                ]
+                channels = bottleneck
+            convolution = nn.Conv2d(channels, width, 4, stride, padding=1)
+            inner = index > 0 and normalised == "inner"
+            is_first = index == 0 and first_activation is not None
+            layers += [
+                _normalise(convolution, inner or normalised == "all"),
+                _activation(first_activation if is_first and first_activation else activation),
+            ]
+            channels, side = width, (side - 2) // stride + 1
+        if side < 1:
+            raise ValueError(f"masks of {size} pixels are too small for {len(widths)} convolutions")
+        self.encoder = nn.Sequential(*layers)
+        self.head = _normalise(nn.Linear(channels * side * side, 1), normalised == "all")
+
+    def forward(
+        self, masks: Float[Tensor, "batch structure height width"]
+    ) -> Float[Tensor, " batch"]:
+        """Score of each mask, in 32 bits: high is realistic."""
+        return self.head(self.encoder(masks).flatten(1)).squeeze(1).float()
+
+
+def _normalise(layer: nn.Module, wanted: bool) -> nn.Module:
+    return spectral_norm(layer) if wanted else layer
+
+
+def _activation(name: Activation) -> nn.Module:
+    return nn.Tanh() if name == "tanh" else nn.LeakyReLU(0.2)
