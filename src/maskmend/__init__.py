@@ -1,1 +1,60 @@
-"""Maskmend."""
+"""Maskmend: mend medical segmentations at test time with the discriminator they were trained with.
+
+After Valvano, Leo and Tsaftaris, "Re-using Adversarial Mask Discriminators for Test-time Training
+under Distribution Shifts", 2021.
+
+    import maskmend as mm
+    mask = mm.load("runs/hearts").predict("image.nii.gz")
+    mask.save("mask.nii.gz")
+
+Names are imported when they are first used, so that importing the package does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskmend.adapt import Adapted, adapt
+    from maskmend.build import Networks, build
+    from maskmend.config import AdaptationConfig, Config, read_config
+    from maskmend.errors import ConfigError, InputError, MaskmendError, RunError
+    from maskmend.evaluate.scores import evaluate
+    from maskmend.predict import Model, Prediction, load, predict_files
+    from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
+    from maskmend.train import train
+
+_HOMES = {
+    "Adapted": "adapt",
+    "AdaptationConfig": "config",
+    "Config": "config",
+    "ConfigError": "errors",
+    "DiscriminatorPrior": "priors",
+    "EntropyPrior": "priors",
+    "InputError": "errors",
+    "MaskmendError": "errors",
+    "Model": "predict",
+    "Networks": "build",
+    "Prediction": "predict",
+    "Prior": "priors",
+    "RunError": "errors",
+    "adapt": "adapt",
+    "build": "build",
+    "evaluate": "evaluate.scores",
+    "load": "predict",
+    "predict_files": "predict",
+    "read_config": "config",
+    "train": "train",
+}
+
+__all__ = [  # noqa: RUF022  # as they are met
+    "load", "Model", "Prediction", "predict_files",
+    "adapt", "Adapted", "AdaptationConfig", "Prior", "DiscriminatorPrior", "EntropyPrior",
+    "train", "build", "Networks", "Config", "read_config", "evaluate",
+    "MaskmendError", "InputError", "ConfigError", "RunError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'maskmend' has no attribute {name!r}")
+    return getattr(import_module(f"maskmend.{_HOMES[name]}"), name)

@@ -1,4 +1,7 @@
-"""The adaptor: a shallow residual block in front of the segmentor (section 3.3; Karani et al. 2021).
+"""The adaptor: a shallow residual block in front of the segmentor (section 3.3).
+
+The paper takes it from Karani et al., "Test-time adaptable neural networks for robust medical image
+segmentation", Medical Image Analysis 2021.
 
 Axes: batch, channel, height, width.
 """

@@ -1,8 +1,8 @@
 """What can be chosen: frozen dataclasses, read from YAML and from the command line.
 
 Every default is the paper's; where the paper is silent, the docstring says who decided. Where the
-paper and its authors' code disagree, the code's variant is named in the field's docstring. A field's
-docstring is its help text. Nothing here imports torch, so that `--help` stays instant.
+paper and its authors' code disagree, the code's variant is named in the field's docstring, which is
+its help text. Nothing here imports torch, so that `--help` stays instant.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class DataConfig:
     def _labels_count_up(self) -> DataConfig:
         if sorted(self.structures) != list(range(1, len(self.structures) + 1)):
             raise ValueError(
-                f"structures must be labelled 1, 2, ...; got {sorted(self.structures)}"
+                f"structures must have labels 1, 2, ...; got {sorted(self.structures)}"
             )
         return self
 
@@ -70,7 +70,7 @@ class SegmentorConfig:
     """The UNet (section 3.2)."""
 
     width: int = Field(default=64, gt=0)
-    """Channels of the first level; each level below has twice as many. 64 gives the paper's 90 MB."""
+    """Channels of the first level; each level below has twice as many. 64 gives the 90 MB."""
     depth: int = Field(default=5, ge=2)
     """Number of levels; the image size must be a multiple of 2 ** (depth - 1)."""
     in_channels: int = Field(default=1, gt=0)
@@ -136,7 +136,7 @@ class AdaptorConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class AnchorConfig:
-    """Fake anchors: corrupted real masks, shown as fakes until the end of training (section 3.1)."""
+    """Fake anchors: corrupted real masks, fakes until the end of training (section 3.1)."""
 
     kind: Literal["paper", "local", "authors", "none"] = "paper"
     """"paper": swapped patches and label noise; "local": the same near the structures, with blobs
@@ -206,7 +206,7 @@ class TrainingConfig:
     patience: int = Field(default=20, gt=0)
     """End after this many looks without a better figure. Not in the paper."""
     cosine: bool = False
-    """Let both step sizes fall to zero along a half cosine over the iterations. Not in the paper."""
+    """Let both step sizes fall to zero along a half cosine. Not in the paper."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic of the networks; weights and optimizer stay in 32 bits."""
 
@@ -296,7 +296,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_from(tree: Mapping[str, Any], *, source: str = "configuration") -> Config:
-    """Check a nested mapping and make a configuration of it; raises ConfigError as `read_config`."""
+    """A configuration from nested mappings; raises ConfigError as `read_config` does."""
     try:
         return TypeAdapter(Config).validate_python(tree)
     except ValidationError as error:

@@ -82,6 +82,23 @@ def test_a_patient_without_frames_is_named(tmp_path: Path) -> None:
 
     assert str(error.value).startswith(f"{empty}: holds no frame")
     assert "remove the folder" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["frame01", "frame01_gt"])
+def test_one_frame_in_two_files(tmp_path: Path, ending: str) -> None:
+    make_patient(tmp_path, "patient001", f"{ending}.nii", f"{ending}.nii.gz")
+
+    with pytest.raises(InputError, match=rf"{ending}\.nii\.gz: is the same frame as .*\.nii,"):
+        find_cohort(tmp_path)
+
+
+def test_one_patient_in_two_places(tmp_path: Path) -> None:
+    make_patient(tmp_path / "training", "patient001", "frame01.nii.gz")
+    make_patient(tmp_path / "testing", "patient001", "frame01.nii.gz")
+
+    with pytest.raises(InputError, match="holds patient001_frame01 more than once"):
+        find_cohort(tmp_path)
 
 
 def test_an_unreadable_info_is_named(tmp_path: Path) -> None:
@@ -98,7 +115,9 @@ def test_the_real_data(acdc_root: Path) -> None:
     assert cohort.layout == "acdc"
     assert cohort.patients == tuple(f"patient{n:03d}" for n in range(1, 101))
     assert len(cohort.cases) == 200
-    assert sorted(case.phase for case in cohort.cases) == ["ED"] * 100 + ["ES"] * 100
+    assert {(case.patient, case.phase) for case in cohort.cases} == {
+        (patient, phase) for patient in cohort.patients for phase in ("ED", "ES")
+    }
     for name in ("semi_supervised_fold0", "scanner_1p5T_to_3T"):
         split = published_split(name)
         assert {*split.train_unpaired_masks, *split.validation, *split.test} == {*cohort.patients}

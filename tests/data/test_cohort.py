@@ -45,7 +45,7 @@ def test_patients_are_those_with_pairs_each_once() -> None:
 
 
 def test_a_name_may_occur_once_only() -> None:
-    with pytest.raises(InputError, match="^data: holds b more than once"):
+    with pytest.raises(InputError, match=r"^data: holds b more than once"):
         Cohort(
             layout="folder",
             root=Path("data"),
@@ -88,7 +88,7 @@ def test_nothing_found_names_everything_looked_for(tmp_path: Path) -> None:
 def test_a_missing_folder_and_an_unknown_layout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no folder"):
         find_cohort(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="^layout: 'dicom' is unknown; choose auto, acdc"):
+    with pytest.raises(ConfigError, match=r"^layout: 'dicom' is unknown; choose auto, acdc"):
         find_cohort(tmp_path, "dicom")
 
 
@@ -100,5 +100,5 @@ def test_what_the_system_refuses_is_one_line(
 
     monkeypatch.setattr(Path, "iterdir", refuse)
 
-    with pytest.raises(InputError, match="cannot be read .Permission denied.; check its"):
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\); check its"):
         find_cohort(tmp_path)

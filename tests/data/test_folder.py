@@ -88,7 +88,9 @@ def test_patients_csv_keeps_files_of_a_patient_together(root: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [
-        ("name,patient\nhaert2,a\n", "line 2 names haert2"),
+        ("name,patient\nhaert2,a\n", "line 2 names 'haert2'"),
+        ("name,patient\n\nhaert2,a\n", "line 3 names 'haert2'"),
+        ('name,patient\n"heart2\nheart3",a\n', r"line 3 names 'heart2\\nheart3'"),
         ("name,patient\nheart2,a\nheart2,b\n", "line 3 gives heart2 a second patient"),
         ("name,patient\nheart2,\n", "line 2 lacks"),
         ("name,patient\nheart2\n", "line 2 lacks"),
@@ -102,6 +104,7 @@ def test_a_wrong_patients_csv(root: Path, table: str, complaint: str) -> None:
         find_cohort(root)
 
     assert str(error.value).startswith(f"{root / 'patients.csv'}: ")
+    assert "\n" not in str(error.value)
 
 
 def test_a_patients_csv_that_is_no_text(root: Path) -> None:

@@ -175,6 +175,30 @@ def test_rescaling_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(case.image).voxels[..., 0], pixels_of(0).T * 2.0 - 5.0)
 
 
+def test_empty_rescale_tags_change_nothing(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "A_SA1_ph0.dcm", 0, RescaleSlope=None, RescaleIntercept=None)
+
+    (case,) = find_cohort(tmp_path).unlabelled
+
+    assert case.image
+    np.testing.assert_array_equal(read_image(case.image).voxels[..., 0], pixels_of(0).T)
+
+
+@pytest.mark.parametrize(("kind", "white"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_a_mask_is_what_is_nearer_to_white(tmp_path: Path, kind: type, white: int) -> None:
+    write_dicom(tmp_path / "A_SA1_ph0.dcm", 0)
+    grey = np.zeros((ROWS, COLUMNS), kind)
+    grey[1, 2], grey[3, 4], grey[5, 0] = white, white // 2 + 1, white // 2
+    Image.fromarray(grey).save(tmp_path / "A_SA1_ph0.png")
+
+    (case,) = find_cohort(tmp_path).cases
+
+    assert case.image
+    assert case.mask
+    mask = read_mask(case.mask, labels=(0, 1), like=read_image(case.image))
+    assert np.argwhere(mask.voxels).tolist() == [[2, 1, 0], [4, 3, 0]]
+
+
 def test_what_is_converted_is_kept_and_needs_no_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

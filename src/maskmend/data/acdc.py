@@ -41,7 +41,7 @@ def load(root: Path) -> Cohort:
         A frame's phase is "" where Info.cfg is missing or does not name the frame.
 
     Raises:
-        InputError: A patient's folder has no frame.
+        InputError: A patient's folder has no frame, or one frame in two files.
         OSError: A folder or an Info.cfg cannot be read.
     """
     cases = [case for patient in _patient_folders(root) for case in _cases_of(patient)]
@@ -73,8 +73,13 @@ def _cases_of(folder: Path) -> list[Case]:
         match = _FRAME.fullmatch(path.name)
         # A file of another patient in here would be split with the wrong one, hence not taken.
         if match and match["patient"] == folder.name and path.is_file():
+            files = masks if match["mask"] else images
+            if other := files.get(match["name"]):
+                raise InputError(
+                    f"{path}: is the same frame as {other.name}, expected one file; remove one"
+                )
             frames[match["name"]] = int(match["frame"])
-            (masks if match["mask"] else images)[match["name"]] = path
+            files[match["name"]] = path
     if not frames:
         raise InputError(
             f"{folder}: holds no frame, expected {folder.name}_frame01.nii.gz or the like; "

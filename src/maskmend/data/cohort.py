@@ -96,10 +96,10 @@ def find_cohort(root: Path, layout: str = "auto") -> Cohort:
     if layout not in {"auto", *layouts}:
         raise ConfigError(f"layout: {layout!r} is unknown; choose auto, {', '.join(layouts)}")
     root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root}: is no folder, expected one with images; check the path")
     candidates = layouts if layout == "auto" else {layout: layouts[layout]}
     try:
+        if not root.is_dir():
+            raise InputError(f"{root}: is no folder, expected one with images; check the path")
         for candidate in candidates.values():
             if candidate.fits(root):
                 return candidate.load(root)

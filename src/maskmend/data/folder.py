@@ -94,10 +94,11 @@ def _read_patients(root: Path, names: set[str]) -> dict[str, str]:
     patients: dict[str, str] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: Excel writes a BOM
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); save it as CSV in UTF-8") from error
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         name, patient = ((row.get(column) or "").strip() for column in ("name", "patient"))
         if not name or not patient:
             raise InputError(
@@ -107,8 +108,8 @@ def _read_patients(root: Path, names: set[str]) -> dict[str, str]:
         # A misspelt name would go unnoticed and leak its patient into two sets.
         if name not in names:
             raise InputError(
-                f"{path}: line {line} names {name}, expected a file of that name (without .nii.gz)"
-                "; correct or remove the line"
+                f"{path}: line {line} names {name!r}, expected a file of that name (without "
+                ".nii.gz); correct or remove the line"
             )
         if patients.setdefault(name, patient) != patient:
             raise InputError(

@@ -224,12 +224,16 @@ def _read_slice(path: Path) -> _Slice:
         pixels = dicom.pixel_array.astype(np.float32)
         if pixels.ndim != 2:
             raise ValueError(f"shape {pixels.shape}, expected one greyscale slice")
+        # A tag may be there and be empty, which pydicom reads as None.
+        slope, intercept = (
+            default if (value := dicom.get(tag)) is None else float(value)
+            for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+        )
     except Exception as error:  # whatever a damaged file makes of pydicom and its decoders
         raise InputError(
             f"{path}: is no usable DICOM image ({' '.join(str(error).split())}); "
             "download it again or move it away"
         ) from error
-    slope, intercept = dicom.get("RescaleSlope", 1), dicom.get("RescaleIntercept", 0)
     return _Slice(
         path=path,
         pixels=pixels.T * np.float32(slope) + np.float32(intercept),
@@ -246,7 +250,11 @@ def _read_mask(path: Path, image: _Slice) -> np.ndarray:
 
     try:
         with Image.open(path) as png:
-            labels = (np.asarray(png.convert("L")).T > 127).astype(np.uint8)
+            # Mode I holds 16 bits; converting it to 8 would clip dark grey to white.
+            sixteen_bit = png.mode.startswith("I")
+            grey = np.asarray(png if sixteen_bit else png.convert("L"))
+            white = 65535 if sixteen_bit else 255
+            labels = (grey > white / 2).astype(np.uint8).T
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damage
         raise InputError(f"{path}: is no usable PNG image ({error}); download it again") from error
     if labels.shape != image.pixels.shape:

@@ -1,0 +1,182 @@
+"""A run folder: safetensors weights, JSON and YAML beside them, never a pickle.
+
+    RUN/config.yaml               the whole configuration
+        split.json                patients by use
+        weights.safetensors       the best weights so far, of every network
+        checkpoint.safetensors    the latest state, optimizers included, to resume from
+        history.csv               losses and scores at every look at the validation patients
+        run.json                  versions, hardware and how training ended
+        tensorboard/              the same as curves
+
+Every file is written under another name and renamed, so that a run killed at any moment leaves
+whole files.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from maskmend.build import Networks, build
+from maskmend.config import Config, read_config
+from maskmend.errors import ConfigError, RunError
+
+CONFIG = "config.yaml"
+SPLIT = "split.json"
+WEIGHTS = "weights.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
+HISTORY = "history.csv"
+RUN = "run.json"
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader, or a kill, sees the old content or the new one, whole.
+
+    Raises:
+        RunError: The disk is full or the folder cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
+        ) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
+    """Write tensors and JSON metadata into one safetensors file, atomically."""
+    # A contiguous copy each: safetensors refuses tensors that share memory.
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    # mkstemp's file is private; the run folder's other files are not.
+    write_atomically(path, save(plain, {key: json.dumps(value) for key, value in metadata.items()}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        RunError: The file is missing, truncated or no safetensors file.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: missing; is {path.parent} a run folder whose training has begun?")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"{path}: truncated or no safetensors file ({reason}); copy it again or train anew"
+        ) from error
+
+
+def network_tensors(networks: Networks) -> dict[str, Tensor]:
+    """Weights and statistics of all networks, by network and name."""
+    return {
+        f"{network}.{name}": tensor
+        for network, module in networks.modules().items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def load_networks(networks: Networks, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Put saved weights into networks.
+
+    Raises:
+        RunError: The weights are not of these networks; the first odd one is named.
+    """
+    expected = network_tensors(networks)
+    for name in sorted(expected.keys() | tensors.keys()):
+        ours, theirs = (d[name].shape if name in d else None for d in (expected, tensors))
+        if ours != theirs:
+            raise RunError(
+                f"{path}: weights of another network: {name} is {_shape(theirs)}, the"
+                f" configuration asks for {_shape(ours)}; restore the {CONFIG} they were trained"
+                " with"
+            )
+    for network, module in networks.modules().items():
+        prefix = f"{network}."
+        module.load_state_dict(
+            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
+    """Adam's moments and step counts, by the index of their parameter."""
+    return {
+        f"{name}.{index}.{key}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, name: str, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put saved moments into a fresh optimizer of the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(f"{name}."):
+            index, field = key.removeprefix(f"{name}.").split(".")
+            state.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def load_run(run: Path) -> tuple[Config, Networks]:
+    """Configuration and networks, in evaluation mode, of a run folder.
+
+    Raises:
+        RunError: The folder is no run, or its weights are missing, truncated or foreign.
+    """
+    if not run.is_dir():
+        raise RunError(f"{run}: no such run folder; train one with `maskmend train`")
+    try:
+        config = read_config(run / CONFIG)
+    except ConfigError as error:
+        raise RunError(f"{error}; {run} is no run folder of this version") from error
+    with quiet_generator():
+        networks = build(config)
+    tensors, _ = read_tensors(run / WEIGHTS)
+    load_networks(networks, tensors, run / WEIGHTS)
+    for module in networks.modules().values():
+        module.eval()
+    return config, networks
+
+
+@contextlib.contextmanager
+def quiet_generator(seed: int = 0) -> Iterator[None]:
+    """Draw from a seeded global generator and give it back as it was."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else f"of shape {tuple(shape)}"
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,195 @@
+"""The command line: thin verbs over public functions. torch is imported late: help is instant."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from maskmend.errors import ConfigError, MaskmendError
+
+if TYPE_CHECKING:
+    from maskmend.config import AdaptationConfig
+
+app = App(
+    name="maskmend",
+    help="Mend segmentation masks at test time with the discriminator they were trained with.",
+    version_flags=["--version"],
+)
+Out = Annotated[Path, Parameter(name="--out")]
+Data = Annotated[Path, Parameter(name="--data")]
+
+DONE, SOME_FAILED, WRONG_CALL = 0, 1, 2
+
+
+@app.command
+def demo(*, out: Out = Path("demo"), seed: int = 0) -> int:
+    """Train, predict, adapt and evaluate on procedural hearts, in a few minutes on two cores.
+
+    Args:
+        out: Folder of everything that the demo makes.
+        seed: Seed of the hearts and of the training.
+    """
+    from maskmend.demo import run_demo
+
+    run_demo(out, seed=seed, console=Console())
+    return DONE
+
+
+@app.command
+def train(
+    config: Path,
+    *,
+    data: Data,
+    out: Out,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto",
+) -> int:
+    """Train a segmentor and its mask discriminator; goes on by itself where a run stopped.
+
+    Args:
+        config: YAML configuration; see `maskmend config`.
+        data: Folder of the data: ACDC, LVSC, or images/ and masks/.
+        out: Run folder.
+        set_: section.field=value, over the file; may be repeated.
+        accelerator: Where to compute.
+    """
+    from maskmend.config import read_config
+    from maskmend.train import train as run
+
+    best = run(read_config(config, set_), data, out, accelerator=accelerator)
+    print(f"{out}: best validation Dice {best['val_dice']:.4f}, iteration {best['iteration']:.0f}")
+    return DONE
+
+
+@app.command
+def predict(
+    run: Path,
+    images: Annotated[list[Path], Parameter(consume_multiple=True)],
+    *,
+    out: Out,
+    steps: int | None = None,
+    prior: Literal["discriminator", "entropy"] | None = None,
+    instance: Literal["patient", "slice"] | None = None,
+    learning_rate: float | None = None,
+    device: str | None = None,
+) -> int:
+    """Segment images, the adaptor tuned on each patient; writes NAME_mask.nii.gz, predictions.csv.
+
+    Args:
+        run: Run folder of a training.
+        images: NIfTI files.
+        out: Folder of the masks.
+        steps: Updates of the adaptor; 0 is plain inference. By default the run's.
+        prior: What judges the masks. By default the run's.
+        instance: Adapt to all slices of a patient together, or to each alone. By default the run's.
+        learning_rate: Step size of the adaptor. By default the run's.
+        device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
+    """
+    from rich.progress import Progress
+
+    from maskmend.predict import load, predict_files
+
+    model = load(run, device)
+    settings = model.settings(
+        steps=steps, prior=prior, instance=instance, learning_rate=learning_rate
+    )
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("predicting", total=len(images))
+        rows = predict_files(model, images, out, settings, report=lambda row: bar.advance(task))
+    _write_settings(out, run, model.config.data.structures, settings)
+    for row in rows:
+        if row.message:
+            console.print(row.message, soft_wrap=True, highlight=False, markup=False)
+    troubled = sum(row.status != "done" for row in rows)
+    print(f"{out}: {len(rows) - troubled} of {len(rows)} images done")
+    return SOME_FAILED if troubled else DONE
+
+
+@app.command
+def evaluate(
+    *,
+    predictions: Path,
+    references: Path,
+    out: Out,
+    baseline: Path | None = None,
+    unit: Literal["volume", "slice"] = "volume",
+) -> int:
+    """Score masks against references: Dice, IoU and Hausdorff distances, before and after.
+
+    Args:
+        predictions: Folder that `predict` filled.
+        references: Folder of the data, or of masks alone.
+        out: Folder of patients.csv and summary.json.
+        baseline: Folder of the masks before adaptation (`predict --steps 0`).
+        unit: What is counted as one: a volume, or a slice as the paper does.
+    """
+    from maskmend.evaluate.scores import evaluate as score
+
+    evaluation = score(predictions, references, out, baseline=baseline, unit=unit)
+    Console().print(evaluation.table())
+    for _, message in evaluation.failures:
+        print(message, file=sys.stderr)
+    return SOME_FAILED if evaluation.failures else DONE
+
+
+@app.command
+def config(path: Path | None = None, /) -> int:
+    """Print a whole configuration, defaults written out: the paper's, or that of a YAML file.
+
+    Args:
+        path: The YAML file.
+    """
+    from maskmend.config import Config, read_config, to_yaml
+
+    print(to_yaml(read_config(path) if path else Config()), end="")
+    return DONE
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status.
+
+    0 done; 1 some inputs failed, each named, the others done; 2 the call itself was wrong.
+    """
+    tokens = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in tokens
+    try:
+        # cyclopts explains a wrong call itself and ends with 1, which is taken here.
+        status = app(
+            [token for token in tokens if token != "--debug"],
+            exit_on_error=False,
+            print_error=True,
+            result_action="return_value",
+        )
+    except MaskmendError as error:
+        if debug:
+            raise
+        print(f"maskmend: {error}", file=sys.stderr)
+        status = WRONG_CALL if isinstance(error, ConfigError) else SOME_FAILED
+    except KeyboardInterrupt:
+        print("maskmend: stopped; the same command goes on from here", file=sys.stderr)
+        status = 130
+    except Exception as error:
+        if debug or not type(error).__module__.startswith("cyclopts"):
+            raise
+        status = WRONG_CALL
+    sys.exit(status or DONE)
+
+
+def _write_settings(
+    out: Path, run: Path, structures: dict[int, str], settings: AdaptationConfig
+) -> None:
+    from maskmend.checkpoint import write_atomically
+
+    content = {
+        "run": str(run),
+        "structures": structures,
+        "adaptation": dataclasses.asdict(settings),
+    }
+    write_atomically(out / "settings.json", json.dumps(content, indent=2))

@@ -1,0 +1,316 @@
+"""From image files to mask files with a trained run."""
+
+import csv
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from maskmend.adapt import Adapted, adapt
+from maskmend.build import Networks
+from maskmend.checkpoint import load_run
+from maskmend.config import AdaptationConfig, Config
+from maskmend.data.cohort import patient_of
+from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, labels_on_grid, touches_crop
+from maskmend.data.volume import Volume, read_image, write_mask
+from maskmend.errors import ConfigError, InputError
+from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
+
+PREDICTIONS = "predictions.csv"
+Status = Literal["done", "check", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The mask of one image."""
+
+    volume: Volume
+    """The image."""
+    labels: UInt8[np.ndarray, "x y z"]
+    """Mask on the image's own grid."""
+    plain: UInt8[np.ndarray, "x y z"]
+    """Mask before adaptation."""
+    realism_before: float
+    """Prior's mean score of the plain mask's slices."""
+    realism_after: float
+    """Its mean score of the mask's slices."""
+    steps: int
+    """Updates of the adaptor; their mean where every slice has its own."""
+    seconds: float
+    """Time for the image; a patient's images share theirs evenly."""
+    message: str = ""
+    """What a person ought to know; with `check` set, what to look at."""
+    check: bool = False
+    """Whether the mask needs a look: empty, or cut by the crop."""
+
+    def save(self, path: Path) -> None:
+        """Write the mask, uint8, with the image's geometry; raises InputError if it cannot be."""
+        write_mask(path, self.labels, self.volume)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of predictions.csv."""
+
+    image: str
+    status: Status
+    realism_before: float | str = ""
+    realism_after: float | str = ""
+    steps: float | str = ""
+    seconds: float | str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An image that is ready for the networks."""
+
+    volume: Volume
+    grid: SliceGrid
+    slices: Float[Tensor, "slice 1 height width"]
+
+
+class Model:
+    """A trained run, ready for images. Predicting changes nothing in it.
+
+    Args:
+        config: The run's configuration.
+        networks: Its networks, in evaluation mode.
+        device: Where to compute.
+    """
+
+    def __init__(self, config: Config, networks: Networks, device: torch.device):
+        self.config, self.networks, self.device = config, networks, device
+        for module in networks.modules().values():
+            module.to(device).eval().requires_grad_(False)
+
+    def predict(self, image: str | Path, **adaptation: Any) -> Prediction:
+        """Segment one image file, as an instance of its own.
+
+        Args:
+            image: A NIfTI file.
+            **adaptation: Fields of `AdaptationConfig` that differ from the run's, such as steps=0.
+
+        Raises:
+            InputError: The file cannot be used.
+        """
+        return self.predict_patient([self.prepare(Path(image))], self.settings(**adaptation))[0]
+
+    def settings(self, **adaptation: Any) -> AdaptationConfig:
+        """The run's settings of adaptation, but for the fields that are given and not None.
+
+        Raises:
+            ConfigError: A field's value is wrong.
+        """
+        given = {name: value for name, value in adaptation.items() if value is not None}
+        try:
+            return replace(self.config.adaptation, **given)
+        except ValueError as error:
+            _, field, reason, *_ = (line.strip() for line in str(error).splitlines())
+            raise ConfigError(f"{field}: {reason}") from error
+
+    def prepare(self, image: Path) -> Prepared:
+        """Read an image and slice it; raises InputError if it cannot be used."""
+        volume = read_image(image)
+        grid = grid_of(volume, self.config.preprocess)
+        slices = image_slices(volume, grid, self.config.preprocess)
+        return Prepared(volume=volume, grid=grid, slices=slices)
+
+    def predict_patient(
+        self, prepared: Sequence[Prepared], settings: AdaptationConfig
+    ) -> list[Prediction]:
+        """Segment the volumes of one patient, as one instance or as many as there are slices."""
+        start = time.perf_counter()
+        lengths = [len(p.slices) for p in prepared]
+        slices = torch.cat([p.slices for p in prepared]).to(self.device)
+        instances = slices.split(1) if settings.instance == "slice" else [slices]
+        adapted = [self._adapt(instance, settings) for instance in instances]
+        masks, plain = (
+            torch.cat([getattr(a, kind) for a in adapted]).split(lengths)
+            for kind in ("masks", "plain")
+        )
+        made = [
+            self._prediction(one, ours, before, adapted, settings)
+            for one, ours, before in zip(prepared, masks, plain, strict=True)
+        ]
+        seconds = (time.perf_counter() - start) / len(made)
+        return [replace(prediction, seconds=seconds) for prediction in made]
+
+    def _adapt(self, slices: Tensor, settings: AdaptationConfig) -> Adapted:
+        networks = self.networks
+        return adapt(networks.segmentor, networks.adaptor, self._prior(settings), slices, settings)
+
+    def _prior(self, settings: AdaptationConfig) -> Prior:
+        if settings.prior == "entropy":
+            return EntropyPrior()
+        return DiscriminatorPrior(self.networks.discriminator, self.config.adversarial.target)
+
+    def _prediction(
+        self,
+        prepared: Prepared,
+        masks: Tensor,
+        plain: Tensor,
+        adapted: Sequence[Adapted],
+        settings: AdaptationConfig,
+    ) -> Prediction:
+        grid = prepared.grid
+        labels = labels_on_grid(masks, grid)
+        problem = ""
+        if not labels.any():
+            problem = "no structure was found: the mask is empty; look at the image"
+        elif touches_crop(masks.argmax(1).cpu(), grid):
+            side = grid.size * grid.spacing_mm
+            problem = (
+                f"the mask runs into the edge of the {side:.0f} mm square that the network sees;"
+                " crop the image around the organ, or train with a larger preprocess.size"
+            )
+        given_up = next((a.message for a in adapted if a.message), "")
+        prior = self._prior(settings)
+        with torch.no_grad():
+            before, after = (prior.realism(m).mean().item() for m in (plain, masks))
+        return Prediction(
+            volume=prepared.volume,
+            labels=labels,
+            plain=labels_on_grid(plain, grid),
+            realism_before=before,
+            realism_after=after,
+            steps=round(sum(a.steps for a in adapted) / len(adapted)),
+            seconds=0.0,
+            message="; ".join(filter(None, (problem, given_up))),
+            check=bool(problem),
+        )
+
+
+def load(run: str | Path, device: str | torch.device | None = None) -> Model:
+    """Load a run folder.
+
+    Args:
+        run: The folder that `maskmend train` made.
+        device: "cpu", "cuda", ...; by default a GPU if there is one.
+
+    Raises:
+        RunError: The folder is no run, or its weights are missing, truncated or foreign.
+    """
+    config, networks = load_run(Path(run))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Model(config, networks, torch.device(device))
+
+
+def predict_files(
+    model: Model,
+    images: Sequence[Path],
+    out: Path,
+    settings: AdaptationConfig,
+    report: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """Segment image files into NAME_mask.nii.gz, and say in predictions.csv how each went.
+
+    Rows are written as patients are done, so that nothing finished is lost. An image that cannot be
+    used has its own failed row, and the others are done.
+
+    Args:
+        model: The trained run.
+        images: NIfTI files. Files named as frames of one patient are adapted to together where the
+            instance is a patient; their order does not matter.
+        out: Folder of the masks, made if need be.
+        settings: How to adapt.
+        report: Called with every row.
+
+    Returns:
+        The rows, one an image.
+
+    Raises:
+        ConfigError: Two images have the same name, so that their masks would collide.
+        InputError: The folder cannot be written.
+    """
+    _check_names(images)
+    rows = []
+    with _table(out) as write:
+        for paths in _by_patient(images):
+            for row in _predict_patient(model, paths, out, settings):
+                write(row)
+                report(row)
+                rows.append(row)
+    return rows
+
+
+def _predict_patient(
+    model: Model, paths: Sequence[Path], out: Path, settings: AdaptationConfig
+) -> Iterator[Row]:
+    prepared = []
+    for path in paths:
+        try:
+            prepared.append(model.prepare(path))
+        except InputError as error:
+            yield Row(name_of(path), "failed", message=str(error))
+    if prepared:
+        for prediction in model.predict_patient(prepared, settings):
+            yield _save(prediction, out)
+
+
+def _save(prediction: Prediction, out: Path) -> Row:
+    name = prediction.volume.name
+    try:
+        prediction.save(out / f"{name}_mask.nii.gz")
+    except InputError as error:
+        return Row(name, "failed", message=str(error))
+    message = prediction.message
+    return Row(
+        name,
+        "check" if prediction.check else "done",
+        round(prediction.realism_before, 4),
+        round(prediction.realism_after, 4),
+        prediction.steps,
+        round(prediction.seconds, 3),
+        f"{prediction.volume.path}: {message}" if message else "",
+    )
+
+
+def name_of(path: Path) -> str:
+    """File name without .nii or .nii.gz."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _by_patient(images: Iterable[Path]) -> list[list[Path]]:
+    """Files of a patient together, patients in the order they were first named."""
+    groups: dict[str, list[Path]] = {}
+    for path in images:
+        groups.setdefault(patient_of(name_of(path)), []).append(path)
+    # Sorted within a patient, so that results do not depend on the order of the call.
+    return [sorted(paths, key=name_of) for paths in groups.values()]
+
+
+def _check_names(images: Sequence[Path]) -> None:
+    for a, b in itertools.combinations(images, 2):
+        if name_of(a) == name_of(b):
+            raise ConfigError(f"{a} and {b} would both become {name_of(a)}_mask.nii.gz; rename one")
+
+
+@contextmanager
+def _table(out: Path) -> Iterator[Callable[[Row], None]]:
+    """Opens predictions.csv and gives a function that adds a row and flushes it."""
+    path = out / PREDICTIONS
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
+    with file:
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(Row))
+
+        def write(row: Row) -> None:
+            writer.writerow(astuple(row))
+            file.flush()
+
+        yield write

@@ -1,0 +1,186 @@
+"""Train into a run folder: load, resume, save, show."""
+
+import dataclasses
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from maskmend.build import build
+from maskmend.checkpoint import (
+    CHECKPOINT,
+    CONFIG,
+    HISTORY,
+    RUN,
+    SPLIT,
+    WEIGHTS,
+    network_tensors,
+    quiet_generator,
+    read_tensors,
+    write_atomically,
+    write_tensors,
+)
+from maskmend.config import Config, differences, read_config, to_yaml
+from maskmend.data.cohort import find_cohort
+from maskmend.data.slices import count_reads, load_training_data, split_of
+from maskmend.data.split import Split
+from maskmend.diagnosis import diagnose
+from maskmend.errors import RunError
+from maskmend.training import Row, Trainer
+
+
+def train(
+    config: Config,
+    data: Path,
+    out: Path,
+    *,
+    accelerator: str = "auto",
+    console: Console | None = None,
+) -> Row:
+    """Train a segmentor and its discriminator; go on where an unfinished run of `out` stopped.
+
+    Args:
+        config: What to train and how.
+        data: A folder with images and masks (see `maskmend.data.cohort`).
+        out: The run folder, made if need be.
+        accelerator: "cpu", "cuda" or "auto".
+        console: Where progress is shown; standard error by default.
+
+    Returns:
+        The figures at the best look at the validation patients.
+
+    Raises:
+        InputError: A file of the data cannot be used.
+        RunError: `out` holds a run of another configuration or cannot be written.
+    """
+    console = console or Console(stderr=True)
+    _claim(out, config)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=config.training.precision)
+    cohort = find_cohort(data, config.data.layout)
+    split = _split(out, split_of(cohort, config))
+    with _bar(console, "reading") as bar:
+        task = bar.add_task("", total=count_reads(cohort, split), figures="")
+        slices = load_training_data(cohort, split, config, lambda: bar.advance(task))
+    with quiet_generator(config.seed):
+        trainer = Trainer(config, build(config), slices, fabric)
+    if (out / CHECKPOINT).exists():
+        tensors, state = read_tensors(out / CHECKPOINT)
+        trainer.restore(tensors, state["progress"], out / CHECKPOINT)
+        console.print(f"resuming {out} at iteration {trainer.progress.iteration}")
+    progress = trainer.progress
+    board = SummaryWriter(str(out / "tensorboard"), purge_step=progress.iteration)
+    with _bar(console, "training") as bar:
+        task = bar.add_task(
+            "", total=config.training.iterations, completed=progress.iteration, figures=""
+        )
+        shown: Row = dict(progress.history[-1]) if progress.history else {}
+
+        def on_iteration(losses: Row) -> None:
+            shown.update(losses)
+            figures = f"loss {shown['supervised']:.3f}"
+            figures += f"  Dice {shown['val_dice']:.3f}" if "val_dice" in shown else ""
+            bar.update(task, completed=progress.iteration, figures=figures)
+
+        def on_validation(row: Row, improved: bool) -> None:
+            shown.update(row)
+            if improved:
+                write_tensors(out / WEIGHTS, network_tensors(trainer.networks))
+            write_atomically(out / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
+            for name, value in row.items():
+                board.add_scalar(name.replace("_", "/", 1), value, progress.iteration)
+            board.flush()
+            bar.console.print(_describe(row, improved))
+            if warning := diagnose(progress.history, config.adversarial):
+                bar.console.print(f"[yellow]warning:[/] {warning}")
+            # Last of all, so that whatever it speaks of is on disk.
+            write_tensors(
+                out / CHECKPOINT, trainer.tensors(), progress=dataclasses.asdict(progress)
+            )
+
+        trainer.run(on_iteration, on_validation)
+    board.close()
+    best = next(r for r in progress.history if r["iteration"] == progress.best_iteration)
+    write_atomically(out / RUN, json.dumps({**environment(fabric), "best": best}, indent=2))
+    return best
+
+
+def environment(fabric: Fabric) -> dict[str, Any]:
+    """Versions and hardware, to stand beside every number."""
+    device = fabric.device
+    return {
+        "maskmend": metadata.version("maskmend"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _claim(out: Path, config: Config) -> None:
+    """Make the run folder ours, or make sure that it is."""
+    if (out / CONFIG).exists():
+        if changed := differences(read_config(out / CONFIG), config):
+            raise RunError(
+                f"{out}: holds a run with another configuration ({changed[0]}"
+                f"{f' and {len(changed) - 1} more' if changed[1:] else ''}); choose another --out"
+            )
+    else:
+        write_atomically(out / CONFIG, to_yaml(config))
+
+
+def _split(out: Path, split: Split) -> Split:
+    """Keep the split in the run folder; a resumed run must find the same patients."""
+    path = out / SPLIT
+    if path.exists() and json.loads(path.read_text()) != split.to_dict():
+        raise RunError(f"{path}: the patients in the data have changed since; choose another --out")
+    write_atomically(path, json.dumps(split.to_dict(), indent=2))
+    return split
+
+
+def _bar(console: Console, name: str) -> Progress:
+    return Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _describe(row: Row, improved: bool) -> str:
+    text = f"iteration {row['iteration']:.0f}: validation Dice {row['val_dice']:.4f}"
+    text += f", loss {row['val_supervised']:.4f}"
+    scores = [f"{k} {row[n]:+.2f}" for k in _KINDS if (n := f"val_score_{k}") in row]
+    text += f"; scores {', '.join(scores)}" if scores else ""
+    return text + (" (best)" if improved else "")
+
+
+_KINDS = ("real", "predicted", "corrupted")
+
+
+def _commit() -> str | None:
+    """Commit of the source tree, if the package runs from one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    """Model of the CPU, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

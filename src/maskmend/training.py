@@ -1,0 +1,344 @@
+"""Training a segmentor and a discriminator that can be used again (sections 3.1 and 3.2).
+
+Every random draw of an iteration comes from the seed and the iteration's number, so that a run that
+was killed goes on exactly as if it had not been.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional
+
+from maskmend.anchors import corrupt, draw_corruption
+from maskmend.augment import draw_augmentation
+from maskmend.build import Networks
+from maskmend.checkpoint import (
+    load_networks,
+    load_optimizer,
+    network_tensors,
+    optimizer_tensors,
+)
+from maskmend.config import Config
+from maskmend.data.slices import Pairs, TrainingData
+from maskmend.losses import (
+    adversarial_loss,
+    class_weights,
+    discriminator_loss,
+    gradient_penalty,
+    supervised_loss,
+)
+
+Row = dict[str, float]
+"""Figures of one look at the validation patients, by name: a line of history.csv."""
+
+_BATCH = 32
+"""Slices a forward pass when nothing is trained."""
+_JUDGED = 128
+"""Slices of each kind that the discriminator is judged on, in training and in validation."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all that is not a tensor and must survive a kill."""
+
+    iteration: int = 0
+    best: float | None = None
+    """Best validation figure so far, the larger the better."""
+    best_iteration: int = 0
+    history: list[Row] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def looked_at(self) -> int:
+        """Iteration of the last look at the validation patients."""
+        return int(self.history[-1]["iteration"]) if self.history else 0
+
+
+class Trainer:
+    """The alternation of equations 1 and 2.
+
+    Args:
+        config: What to train and how.
+        networks: Fresh networks; trained in place.
+        data: Slices to draw from.
+        fabric: Device and precision.
+    """
+
+    def __init__(self, config: Config, networks: Networks, data: TrainingData, fabric: Fabric):
+        self.config, self.networks, self.data, self.fabric = config, networks, data, fabric
+        for module in networks.modules().values():
+            module.to(fabric.device)
+        self.weights = class_weights(
+            torch.bincount(data.annotated.masks.flatten().long(), minlength=config.data.classes),
+            config.training.class_weights,
+        ).to(fabric.device)
+        predicting = [*networks.segmentor.parameters()]
+        if config.adaptor.joint:
+            predicting += networks.adaptor.parameters()
+        self.segmentor_optimizer = torch.optim.Adam(predicting, config.training.learning_rate)
+        self.discriminator_optimizer = torch.optim.Adam(
+            networks.discriminator.parameters(), config.training.discriminator_learning_rate
+        )
+        self.progress = Progress()
+
+    # ------------------------------------------------------------------ state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that a resumed run needs."""
+        return {
+            **network_tensors(self.networks),
+            **optimizer_tensors(self.segmentor_optimizer, "segmentor_optimizer"),
+            **optimizer_tensors(self.discriminator_optimizer, "discriminator_optimizer"),
+        }
+
+    def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any], path: Any) -> None:
+        """Go on from what `tensors` and `progress` said."""
+        own = {n: t for n, t in tensors.items() if n.split(".")[0] in self.networks.modules()}
+        load_networks(self.networks, own, path)
+        load_optimizer(self.segmentor_optimizer, "segmentor_optimizer", tensors)
+        load_optimizer(self.discriminator_optimizer, "discriminator_optimizer", tensors)
+        self.progress = Progress(**progress)
+
+    # --------------------------------------------------------------- training
+
+    def run(
+        self,
+        on_iteration: Callable[[Row], None],
+        on_validation: Callable[[Row, bool], None],
+    ) -> None:
+        """Train until the validation figure no longer improves or the iterations are used up.
+
+        Args:
+            on_iteration: Called with the losses of each iteration.
+            on_validation: Called with the figures of each look at the validation patients, and
+                whether they are the best so far: the moment to save.
+        """
+        training, progress = self.config.training, self.progress
+        since, sums = time.monotonic(), dict[str, float]()
+        while not progress.finished:
+            losses = self._iterate(progress.iteration)
+            progress.iteration += 1
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            on_iteration(losses)
+            last = progress.iteration == training.iterations
+            if progress.iteration % training.validate_every and not last:
+                continue
+            row = {"iteration": float(progress.iteration), **self.validate()}
+            done = progress.iteration - progress.looked_at
+            row |= {f"train_{name}": value / done for name, value in sums.items()}
+            row["seconds"] = time.monotonic() - since
+            since, sums = time.monotonic(), {}
+            figure = row["val_dice"] if training.stop == "dice" else -row["val_supervised"]
+            improved = progress.best is None or figure > progress.best
+            if improved:
+                progress.best, progress.best_iteration = figure, progress.iteration
+            waited = (progress.iteration - progress.best_iteration) / training.validate_every
+            progress.history.append(row)
+            progress.finished = last or waited >= training.patience
+            on_validation(row, improved)
+
+    def _iterate(self, iteration: int) -> Row:
+        """One supervised step on annotated images, one adversarial step of each player."""
+        config, networks = self.config, self.networks
+        rng = np.random.default_rng([config.seed, iteration])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        self._set_learning_rates(iteration)
+        for module in networks.modules().values():
+            module.train()
+
+        # Equation 1, on a batch of annotated images.
+        pairs = self.data.annotated
+        chosen = torch.from_numpy(rng.integers(len(pairs.images), size=config.training.batch))
+        images, labels = self._augment_pairs(pairs, chosen, generator)
+        with self.fabric.autocast():
+            logits = self._predict(images)
+        supervised = supervised_loss(logits, labels, self.weights)
+        _step(self.segmentor_optimizer, supervised)
+        losses = {"supervised": supervised.item()}
+        if not config.adversarial.enabled:
+            return losses
+
+        # Equation 2, second line, on a batch of unpaired images.
+        images, real, corrupted = self._draw_unpaired(rng, generator)
+        networks.discriminator.requires_grad_(False)
+        with self.fabric.autocast():
+            predicted = self._predict(images).float().softmax(1)[:, 1:]
+            scores = networks.discriminator(self._augment_masks(predicted, generator))
+        adversarial = adversarial_loss(scores, config.adversarial.target).mean()
+        weight = config.adversarial.weight
+        if config.adversarial.balance:
+            weight *= (supervised.detach() / adversarial.detach().clamp(min=1e-6)).item()
+        _step(self.segmentor_optimizer, weight * adversarial)
+        networks.discriminator.requires_grad_(True)
+
+        # Equation 2, first line, on real masks, the same predictions and fake anchors.
+        predicted = predicted.detach()
+        kinds = [real, predicted] if corrupted is None else [real, predicted, corrupted]
+        with self.fabric.autocast():
+            scores = networks.discriminator(self._augment_masks(torch.cat(kinds), generator))
+        n = len(real)
+        loss = discriminator_loss(
+            scores[:n],
+            scores[n:],
+            real_label=config.adversarial.real,
+            fake_label=config.adversarial.fake,
+        )
+        total = loss
+        if config.adversarial.gradient_penalty and corrupted is not None:
+            mix = torch.rand(n, 1, 1, 1, generator=generator).to(real)
+            penalty = gradient_penalty(networks.discriminator, real, corrupted, mix)
+            total = loss + config.adversarial.gradient_penalty * penalty
+        _step(self.discriminator_optimizer, total)
+        return losses | {"adversarial": adversarial.item(), "discriminator": loss.item()}
+
+    def _set_learning_rates(self, iteration: int) -> None:
+        training = self.config.training
+        factor = 1.0
+        if training.cosine:
+            factor = (1 + math.cos(math.pi * iteration / training.iterations)) / 2
+        for optimizer, rate in (
+            (self.segmentor_optimizer, training.learning_rate),
+            (self.discriminator_optimizer, training.discriminator_learning_rate),
+        ):
+            optimizer.param_groups[0]["lr"] = rate * factor
+
+    def _predict(
+        self, images: Float[Tensor, "batch 1 height width"]
+    ) -> Float[Tensor, "batch class height width"]:
+        adapted = self.networks.adaptor(images) if self.config.adaptor.joint else images
+        return self.networks.segmentor(adapted)
+
+    def _augment_pairs(
+        self, pairs: Pairs, chosen: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        images, labels = pairs.images[chosen], pairs.masks[chosen]
+        drawn = draw_augmentation(images.shape, self.config.image_augmentation, generator)
+        images = drawn.apply(images, padding="border")
+        labels = drawn.move(labels[:, None].float(), padding="zeros", mode="nearest")[:, 0]
+        return images.to(self.fabric.device), labels.long().to(self.fabric.device)
+
+    def _draw_unpaired(
+        self, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Unpaired images, real masks and their corruptions (None without fake anchors)."""
+        batch, device = self.config.training.batch, self.fabric.device
+        chosen = rng.integers(len(self.data.unpaired_images), size=batch)
+        images = self.data.unpaired_images[torch.from_numpy(chosen)]
+        drawn = draw_augmentation(images.shape, self.config.image_augmentation, generator)
+        images = drawn.apply(images, padding="border").to(device)
+        chosen = rng.integers(len(self.data.unpaired_masks), size=batch)
+        labels = self.data.unpaired_masks[torch.from_numpy(chosen)]
+        corrupted = self._corrupt(labels, rng)
+        return images, self._structures(labels), corrupted
+
+    def _augment_masks(self, masks: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = draw_augmentation(masks.shape, self.config.mask_augmentation, generator)
+        return drawn.apply(masks, padding="zeros")
+
+    def _corrupt(
+        self, labels: UInt8[Tensor, "slice height width"], rng: np.random.Generator
+    ) -> Tensor | None:
+        config = self.config
+        if config.anchors.kind == "none":
+            return None
+        corrupted = [
+            corrupt(mask, draw_corruption(mask, config.anchors, config.data.classes, rng))
+            for mask in labels.numpy()
+        ]
+        return self._structures(torch.from_numpy(np.stack(corrupted)))
+
+    def _structures(self, labels: UInt8[Tensor, "slice height width"]) -> Tensor:
+        """One-hot masks without the background, as the discriminator sees them."""
+        one_hot = functional.one_hot(labels.long(), self.config.data.classes)
+        return one_hot.movedim(-1, 1)[:, 1:].float().to(self.fabric.device)
+
+    # ------------------------------------------------------------- validation
+
+    @torch.no_grad()
+    def validate(self) -> Row:
+        """Segmentation of the validation patients, and what the discriminator makes of masks.
+
+        Its losses on real, predicted and corrupted masks are taken on training and validation
+        patients alike, without augmentation, so that equilibrium, forgetting and memorisation
+        (supplement, section 2) can be told apart.
+        """
+        for module in self.networks.modules().values():
+            module.eval()
+        pairs = self.data.validation
+        probabilities = self._probabilities(pairs.images)
+        labels = pairs.masks.to(self.fabric.device)
+        # Equation 1 from probabilities; the clamp is the logarithm's guard.
+        log = probabilities.clamp(min=1e-8).log()
+        loss = functional.nll_loss(log, labels.long(), self.weights, reduction="none").mean()
+        dice = volume_dice(probabilities.argmax(1).cpu(), pairs)
+        row: Row = {"val_supervised": loss.item(), "val_dice": float(dice.mean())}
+        names = self.config.data.structures
+        row |= {f"val_dice_{names[i + 1]}": float(d) for i, d in enumerate(dice.mean(0))}
+        if self.config.adversarial.enabled:
+            row |= self._judge("val", pairs.images, pairs.masks, probabilities)
+            row |= self._judge("train", self.data.unpaired_images, self.data.unpaired_masks)
+        return row
+
+    def _judge(
+        self, name: str, images: Tensor, masks: Tensor, probabilities: Tensor | None = None
+    ) -> Row:
+        """Mean score and loss of real, predicted and corrupted masks."""
+        some = [torch.linspace(0, len(t) - 1, min(_JUDGED, len(t))).long() for t in (images, masks)]
+        if probabilities is None:
+            predicted = self._probabilities(images[some[0]])
+        else:
+            predicted = probabilities[some[0].to(probabilities.device)]
+        real = masks[some[1]]
+        kinds = {"real": self._structures(real), "predicted": predicted[:, 1:]}
+        # The same corruptions at every look, so that changes are the discriminator's.
+        corrupted = self._corrupt(real, np.random.default_rng(self.config.seed))
+        if corrupted is not None:
+            kinds["corrupted"] = corrupted
+        row: Row = {}
+        for kind, shown in kinds.items():
+            with self.fabric.autocast():
+                scores = torch.cat([self.networks.discriminator(c) for c in shown.split(_BATCH)])
+            label = self.config.adversarial.real if kind == "real" else self.config.adversarial.fake
+            row[f"{name}_score_{kind}"] = scores.mean().item()
+            row[f"{name}_loss_{kind}"] = (scores - label).square().mean().item()
+        return row
+
+    def _probabilities(self, images: Tensor) -> Float[Tensor, "slice class height width"]:
+        with self.fabric.autocast():
+            return torch.cat(
+                [
+                    self._predict(chunk.to(self.fabric.device)).float().softmax(1)
+                    for chunk in images.split(_BATCH)
+                ]
+            )
+
+
+def volume_dice(labels: UInt8[Tensor, "slice height width"], pairs: Pairs) -> np.ndarray:
+    """Dice by volume and structure, on the networks' grid; 1 where both are empty."""
+    structures = range(1, int(pairs.masks.max()) + 1)
+    rows = []
+    for ours, truth in zip(
+        labels.split(pairs.lengths), pairs.masks.split(pairs.lengths), strict=True
+    ):
+        row = []
+        for structure in structures:
+            a, b = ours == structure, truth == structure
+            total = int(a.sum() + b.sum())
+            row.append(2 * int((a & b).sum()) / total if total else 1.0)
+        rows.append(row)
+    return np.array(rows)
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()

@@ -1,0 +1,262 @@
+"""What adaptation may change, and what it must leave as it is."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from maskmend.adapt import adapt
+from maskmend.adaptor import Adaptor
+from maskmend.config import AdaptationConfig
+from maskmend.discriminator import MaskDiscriminator
+from maskmend.priors import DiscriminatorPrior, EntropyPrior
+from maskmend.segmentor import UNet
+
+AUGMENTATION = {"rotation_deg": (-10.0, 10.0), "noise_std": 0.1}
+
+
+class Area:
+    """A toy prior: the foreground ought to cover a given share of the slice."""
+
+    def __init__(self, share=0.5):
+        self.share = share
+
+    def __call__(self, masks):
+        return (self.realism(masks) - self.share).square()
+
+    def realism(self, masks):
+        return masks[:, 1:].sum(1).mean((1, 2))
+
+
+class Failing(Area):
+    """Not finite from the given call on."""
+
+    def __init__(self, call, value=math.nan):
+        super().__init__()
+        self.call, self.value, self.calls = call, value, 0
+
+    def __call__(self, masks):
+        loss = super().__call__(masks)
+        self.calls += 1
+        return loss * self.value if self.calls >= self.call else loss
+
+
+def networks():
+    """A segmentor whose statistics have moved, an adaptor, and slices."""
+    torch.manual_seed(0)
+    segmentor = UNet(in_channels=1, classes=3, width=4, depth=3)
+    images = torch.randn(4, 1, 32, 32)
+    with torch.no_grad():
+        for _ in range(3):
+            segmentor(images + 0.3)
+        segmentor.head.weight.mul_(5)
+    return segmentor, Adaptor(widths=(4, 4)), images
+
+
+def discriminator():
+    torch.manual_seed(1)
+    return MaskDiscriminator(structures=2, size=32, widths=(4, 4), strides=(2, 2))
+
+
+def settings(**changes):
+    return AdaptationConfig(**{"steps": 5, "learning_rate": 1e-2} | changes)
+
+
+def snapshot(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def assert_same(module, before):
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    assert [name for name in before if not torch.equal(after[name], before[name])] == []
+
+
+@pytest.mark.parametrize("batch_norm", ["eval", "train"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_callers_networks_stay_bit_for_bit(batch_norm, training):
+    segmentor, adaptor, images = networks()
+    judge = discriminator().eval()
+    modules = [segmentor.train(training), adaptor.train(training), judge]
+    frozen = segmentor.head.bias.requires_grad_(False)
+    adaptor.layers[0].bias.requires_grad_(False)
+    before = [snapshot(module) for module in modules]
+    modes = [[m.training for m in module.modules()] for module in modules]
+    flags = [[p.requires_grad for p in module.parameters()] for module in modules]
+    given = images.clone()
+    done = adapt(
+        segmentor, adaptor, DiscriminatorPrior(judge), images, settings(batch_norm=batch_norm)
+    )
+    assert not torch.equal(done.masks, done.plain)  # it did adapt
+    for module, old in zip(modules, before, strict=True):
+        assert_same(module, old)
+        assert all(p.grad is None for p in module.parameters())
+    assert [[m.training for m in module.modules()] for module in modules] == modes
+    assert [[p.requires_grad for p in module.parameters()] for module in modules] == flags
+    assert not frozen.requires_grad
+    assert torch.equal(images, given)
+    assert images.grad is None
+
+
+def test_gradients_that_the_caller_has_stay():
+    segmentor, adaptor, images = networks()
+    adaptor(images).sum().backward()
+    before = [p.grad.clone() for p in adaptor.parameters()]
+    adapt(segmentor, adaptor, Area(), images, settings())
+    after = [p.grad for p in adaptor.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_no_steps_are_plain_inference_exactly(keep):
+    segmentor, adaptor, images = networks()
+    done = adapt(segmentor, adaptor, Area(), images, settings(steps=0, keep=keep))
+    with torch.no_grad():
+        plain = segmentor.eval()(adaptor(images)).softmax(1)
+    assert torch.equal(done.masks, plain)
+    assert torch.equal(done.plain, plain)
+    assert (done.steps, len(done.losses), done.message) == (0, 1, "")
+    assert done.realism_before == done.realism_after
+
+
+def test_plain_masks_are_those_before_the_first_step():
+    segmentor, adaptor, images = networks()
+    none = adapt(segmentor, adaptor, Area(), images, settings(steps=0))
+    done = adapt(segmentor, adaptor, Area(), images, settings())
+    assert torch.equal(done.plain, none.masks)
+    assert done.losses[0] == none.losses[0]
+
+
+def test_masks_are_probabilities_without_a_graph():
+    done = adapt(*networks()[:2], EntropyPrior(), networks()[2], settings())
+    for masks in (done.plain, done.masks):
+        torch.testing.assert_close(masks.sum(1), torch.ones(4, 32, 32))
+        assert masks.min() >= 0
+        assert not masks.requires_grad
+
+
+@pytest.mark.parametrize("prior", [Area(0.1), Area(0.9), EntropyPrior()])
+def test_the_loss_falls(prior):
+    segmentor, adaptor, images = networks()
+    done = adapt(segmentor, adaptor, prior, images, settings(steps=25))
+    assert len(done.losses) == 26
+    assert done.steps == 25
+    assert done.losses[-1] < done.losses[0] - 1e-4
+
+
+def test_the_last_masks_are_those_of_the_last_weights():
+    segmentor, adaptor, images = networks()
+    done = adapt(segmentor, adaptor, Area(0.1), images, settings())
+    assert Area(0.1)(done.masks).mean().item() == done.losses[-1]
+    assert done.realism_after == Area().realism(done.masks).mean().item()
+    assert done.realism_before == Area().realism(done.plain).mean().item()
+
+
+def test_the_first_step_is_adams():
+    """Adam's first step moves a weight by its step size against the gradient's sign."""
+    segmentor, adaptor, images = networks()
+    rate = 1e-2
+    done = adapt(segmentor, adaptor, Area(0.1), images, settings(steps=1, learning_rate=rate))
+    twin, frozen = copy.deepcopy(adaptor), copy.deepcopy(segmentor).eval()
+    Area(0.1)(frozen(twin(images)).softmax(1)).mean().backward()
+    with torch.no_grad():
+        for p in twin.parameters():
+            p -= rate * p.grad / (p.grad.abs() + 1e-8)
+        expected = frozen(twin(images)).softmax(1)
+    torch.testing.assert_close(done.masks, expected, atol=1e-4, rtol=1e-3)
+
+
+class Once(Failing):
+    """Negative at the given call alone."""
+
+    def __call__(self, masks):
+        self.calls += 1
+        loss = Area.__call__(self, masks)
+        return loss - 10 if self.calls == self.call else loss
+
+
+def test_best_returns_the_lowest_loss():
+    segmentor, adaptor, images = networks()
+    # The third loss, after two steps, is the only one that is negative.
+    best, last = (
+        adapt(segmentor, adaptor, Once(3), images, settings(keep=keep)) for keep in ("best", "last")
+    )
+    two = adapt(segmentor, adaptor, Area(), images, settings(steps=2))
+    assert best.losses == last.losses
+    assert best.losses[2] == min(best.losses) < 0
+    assert (best.steps, last.steps) == (2, 5)
+    assert torch.equal(best.masks, two.masks)
+    assert not torch.equal(last.masks, two.masks)
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 6])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_loss_that_is_not_finite_gives_the_plain_masks(call, value, keep):
+    segmentor, adaptor, images = networks()
+    done = adapt(segmentor, adaptor, Failing(call, value), images, settings(keep=keep))
+    assert torch.equal(done.masks, done.plain)
+    assert done.steps == 0
+    assert done.message == f"the loss was not finite after {call - 1} steps: plain mask"
+    assert len(done.losses) == call
+    assert not math.isfinite(done.losses[-1])
+    assert done.realism_after == done.realism_before
+
+
+def test_weights_that_explode_give_finite_masks():
+    segmentor, adaptor, images = networks()
+    done = adapt(segmentor, adaptor, Area(), images, settings(learning_rate=1e30))
+    assert done.masks.isfinite().all()
+
+
+@pytest.mark.parametrize("augmentation", [{}, AUGMENTATION])
+@pytest.mark.parametrize("batch_norm", ["eval", "train"])
+def test_deterministic_whatever_the_global_generator(augmentation, batch_norm):
+    segmentor, adaptor, images = networks()
+    config = settings(augmentation=augmentation, batch_norm=batch_norm)
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        runs.append(adapt(segmentor, adaptor, Area(), images, config))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(runs[0].masks, runs[1].masks)
+    assert runs[0].losses == runs[1].losses
+
+
+def test_augmented_steps_differ_but_the_loss_is_that_of_the_clean_images():
+    segmentor, adaptor, images = networks()
+    clean = adapt(segmentor, adaptor, Area(0.1), images, settings())
+    done = adapt(segmentor, adaptor, Area(0.1), images, settings(augmentation=AUGMENTATION))
+    assert done.losses[0] == clean.losses[0]
+    assert done.losses[1:] != clean.losses[1:]
+    assert Area(0.1)(done.masks).mean().item() == done.losses[-1]
+
+
+def test_the_instance_is_tuned_as_one():
+    segmentor, adaptor, images = networks()
+    together = adapt(segmentor, adaptor, Area(0.1), images, settings())
+    alone = adapt(segmentor, adaptor, Area(0.1), images[:1], settings())
+    assert torch.allclose(together.plain[:1], alone.plain, atol=1e-5)
+    assert not torch.allclose(together.masks[:1], alone.masks, atol=1e-4)
+
+
+def test_batch_norm_with_the_instances_own_statistics():
+    segmentor, adaptor, images = networks()
+    done = adapt(segmentor, adaptor, Area(), images, settings(steps=0, batch_norm="train"))
+    with torch.no_grad():
+        expected = copy.deepcopy(segmentor).train()(images).softmax(1)
+        other = copy.deepcopy(segmentor).eval()(images).softmax(1)
+    torch.testing.assert_close(done.masks, expected)
+    assert not torch.allclose(done.masks, other, atol=1e-3)
+
+
+def test_mixed_precision_follows_the_full_one():
+    segmentor, adaptor, images = networks()
+    full = adapt(segmentor, adaptor, Area(0.1), images, settings())
+    mixed = adapt(segmentor, adaptor, Area(0.1), images, settings(precision="bf16-mixed"))
+    assert mixed.masks.dtype == torch.float32
+    assert (mixed.plain - full.plain).abs().mean() < 0.02
+    assert mixed.losses != full.losses
+    assert mixed.losses == pytest.approx(full.losses, abs=0.03)
