@@ -72,7 +72,7 @@ def run_demo(out: Path, *, seed: int, console: Console) -> Path:
     return picture
 
 
-def _advance(bar: Progress, task: TaskID, _: Prediction) -> None:
+def _advance(bar: Progress, task: TaskID, _: object) -> None:
     bar.advance(task)
 
 
