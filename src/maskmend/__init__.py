@@ -1,7 +1,7 @@
 """Maskmend: mend medical segmentations at test time with the discriminator they were trained with.
 
-After Valvano, Leo and Tsaftaris, "Re-using Adversarial Mask Discriminators for Test-time Training
-under Distribution Shifts", 2021.
+After Valvano, Leo and Tsaftaris, "Stop Throwing Away Discriminators! Re-using Adversaries for
+Test-Time Training", 2021 (https://arxiv.org/abs/2108.12280).
 
     import maskmend as mm
     mask = mm.load("runs/hearts").predict("image.nii.gz")

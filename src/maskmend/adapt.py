@@ -93,8 +93,8 @@ def adapt(
 def _masks(
     segmentor: nn.Module, adaptor: nn.Module, images: Images, config: AdaptationConfig
 ) -> Masks:
-    low = torch.float16 if config.precision == "16-mixed" else torch.bfloat16
-    with torch.autocast(images.device.type, low, enabled=config.precision != "32-true"):
+    mixed = config.precision == "bf16-mixed"
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
         logits = segmentor(adaptor(images))
     return logits.float().softmax(1)
 

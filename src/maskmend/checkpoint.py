@@ -15,7 +15,7 @@ whole files.
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,21 +44,30 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         RunError: The disk is full or the folder cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
-    try:
+    # Not by tempfile, whose files nobody but their owner may read, whatever the umask.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+                temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line, as a RunError, why a file or folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
         raise RunError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another"
+            " folder"
         ) from error
 
 
@@ -66,7 +75,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) ->
     """Write tensors and JSON metadata into one safetensors file, atomically."""
     # A contiguous copy each: safetensors refuses tensors that share memory.
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    # mkstemp's file is private; the run folder's other files are not.
     write_atomically(path, save(plain, {key: json.dumps(value) for key, value in metadata.items()}))
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from maskmend.errors import ConfigError, MaskmendError
@@ -20,6 +20,8 @@ app = App(
     name="maskmend",
     help="Mend segmentation masks at test time with the discriminator they were trained with.",
     version_flags=["--version"],
+    default_parameter=Parameter(negative=()),  # no --empty-images
+    suppress_keyboard_interrupt=False,  # `main` says what is kept
 )
 Out = Annotated[Path, Parameter(name="--out")]
 Data = Annotated[Path, Parameter(name="--data")]
@@ -93,20 +95,26 @@ def predict(
     """
     from rich.progress import Progress
 
-    from maskmend.predict import load, predict_files
+    from maskmend.predict import Row, check_names, load, predict_files
 
     model = load(run, device)
     settings = model.settings(
         steps=steps, prior=prior, instance=instance, learning_rate=learning_rate
     )
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("predicting", total=len(images))
-        rows = predict_files(model, images, out, settings, report=lambda row: bar.advance(task))
+    check_names(images)
+    # First, so that the masks of a call that is stopped have theirs.
     _write_settings(out, run, model.config.data.structures, settings)
-    for row in rows:
-        if row.message:
-            console.print(row.message, soft_wrap=True, highlight=False, markup=False)
+    console = Console(stderr=True)
+    # In a file, even a bar that vanishes leaves an empty line.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("predicting", total=len(images))
+
+        def report(row: Row) -> None:
+            bar.advance(task)
+            if row.message:
+                console.print(row.message, soft_wrap=True, highlight=False, markup=False)
+
+        rows = predict_files(model, images, out, settings, report)
     troubled = sum(row.status != "done" for row in rows)
     print(f"{out}: {len(rows) - troubled} of {len(rows)} images done")
     return SOME_FAILED if troubled else DONE
@@ -160,11 +168,10 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in tokens
     try:
-        # cyclopts explains a wrong call itself and ends with 1, which is taken here.
         status = app(
             [token for token in tokens if token != "--debug"],
             exit_on_error=False,
-            print_error=True,
+            print_error=False,  # in a box of several lines
             result_action="return_value",
         )
     except MaskmendError as error:
@@ -173,11 +180,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"maskmend: {error}", file=sys.stderr)
         status = WRONG_CALL if isinstance(error, ConfigError) else SOME_FAILED
     except KeyboardInterrupt:
-        print("maskmend: stopped; the same command goes on from here", file=sys.stderr)
+        print(
+            "maskmend: stopped; what is written stays, and training goes on from there",
+            file=sys.stderr,
+        )
         status = 130
-    except Exception as error:
-        if debug or not type(error).__module__.startswith("cyclopts"):
+    except CycloptsError as error:
+        if debug:
             raise
+        print(f"maskmend: {' '.join(str(error).split())}", file=sys.stderr)
         status = WRONG_CALL
     sys.exit(status or DONE)
 

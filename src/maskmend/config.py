@@ -207,8 +207,9 @@ class TrainingConfig:
     """End after this many looks without a better figure. Not in the paper."""
     cosine: bool = False
     """Let both step sizes fall to zero along a half cosine. Not in the paper."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic of the networks; weights and optimizer stay in 32 bits."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of the networks; weights and optimizer stay in 32 bits. Not float16, in which
+    gradients of pixels' means vanish."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -231,7 +232,7 @@ class AdaptationConfig:
     batch_norm: Literal["eval", "train"] = "eval"
     """Batch norm with the training's statistics, or with the instance's own, as the authors' code
     does. The caller's statistics never move."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic of the frozen networks; the adaptor stays in 32 bits."""
 
 

@@ -2,10 +2,11 @@
 
 import csv
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from maskmend.adapt import Adapted, adapt
 from maskmend.build import Networks
 from maskmend.checkpoint import load_run
-from maskmend.config import AdaptationConfig, Config
+from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.data.cohort import patient_of
 from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, labels_on_grid, touches_crop
 from maskmend.data.volume import Volume, read_image, write_mask
@@ -51,9 +52,9 @@ class Prediction:
     check: bool = False
     """Whether the mask needs a look: empty, or cut by the crop."""
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the mask, uint8, with the image's geometry; raises InputError if it cannot be."""
-        write_mask(path, self.labels, self.volume)
+        write_mask(Path(path), self.labels, self.volume)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Model:
             **adaptation: Fields of `AdaptationConfig` that differ from the run's, such as steps=0.
 
         Raises:
+            ConfigError: There is no such field, or its value is wrong.
             InputError: The file cannot be used.
         """
         return self.predict_patient([self.prepare(Path(image))], self.settings(**adaptation))[0]
@@ -108,14 +110,11 @@ class Model:
         """The run's settings of adaptation, but for the fields that are given and not None.
 
         Raises:
-            ConfigError: A field's value is wrong.
+            ConfigError: There is no such field, or its value is wrong.
         """
         given = {name: value for name, value in adaptation.items() if value is not None}
-        try:
-            return replace(self.config.adaptation, **given)
-        except ValueError as error:
-            _, field, reason, *_ = (line.strip() for line in str(error).splitlines())
-            raise ConfigError(f"{field}: {reason}") from error
+        chosen = asdict(self.config.adaptation) | given
+        return config_from({"adaptation": chosen}, source="settings").adaptation
 
     def prepare(self, image: Path) -> Prepared:
         """Read an image and slice it; raises InputError if it cannot be used."""
@@ -197,11 +196,15 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
         device: "cpu", "cuda", ...; by default a GPU if there is one.
 
     Raises:
+        ConfigError: There is no such device.
         RunError: The folder is no run, or its weights are missing, truncated or foreign.
     """
     config, networks = load_run(Path(run))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Model(config, networks, torch.device(device))
+    try:
+        return Model(config, networks, torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
+        raise ConfigError(f"device: {device} is not available on this machine; try cpu") from error
 
 
 def predict_files(
@@ -231,7 +234,7 @@ def predict_files(
         ConfigError: Two images have the same name, so that their masks would collide.
         InputError: The folder cannot be written.
     """
-    _check_names(images)
+    check_names(images)
     rows = []
     with _table(out) as write:
         for paths in _by_patient(images):
@@ -251,9 +254,18 @@ def _predict_patient(
             prepared.append(model.prepare(path))
         except InputError as error:
             yield Row(name_of(path), "failed", message=str(error))
-    if prepared:
-        for prediction in model.predict_patient(prepared, settings):
-            yield _save(prediction, out)
+    if not prepared:
+        return
+    try:
+        predictions = model.predict_patient(prepared, settings)
+    except torch.OutOfMemoryError:
+        remedy = "choose another device, or slice rather than patient as the instance"
+        for one in prepared:
+            message = f"{one.volume.path}: does not fit into the device's memory; {remedy}"
+            yield Row(one.volume.name, "failed", message=message)
+        return
+    for prediction in predictions:
+        yield _save(prediction, out)
 
 
 def _save(prediction: Prediction, out: Path) -> Row:
@@ -275,8 +287,8 @@ def _save(prediction: Prediction, out: Path) -> Row:
 
 
 def name_of(path: Path) -> str:
-    """File name without .nii or .nii.gz."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    """File name without .nii or .nii.gz, in letters of any case."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def _by_patient(images: Iterable[Path]) -> list[list[Path]]:
@@ -288,7 +300,8 @@ def _by_patient(images: Iterable[Path]) -> list[list[Path]]:
     return [sorted(paths, key=name_of) for paths in groups.values()]
 
 
-def _check_names(images: Sequence[Path]) -> None:
+def check_names(images: Sequence[Path]) -> None:
+    """Raises ConfigError if the masks of two images would have the same name."""
     for a, b in itertools.combinations(images, 2):
         if name_of(a) == name_of(b):
             raise ConfigError(f"{a} and {b} would both become {name_of(a)}_mask.nii.gz; rename one")
@@ -300,17 +313,16 @@ def _table(out: Path) -> Iterator[Callable[[Row], None]]:
     path = out / PREDICTIONS
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8", newline="")
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in fields(Row))
+
+            def write(row: Row) -> None:
+                writer.writerow(astuple(row))
+                file.flush()
+
+            yield write
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}); choose another --out"
+            f"{path}: cannot be written ({error.strerror}); free space or choose another --out"
         ) from error
-    with file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(Row))
-
-        def write(row: Row) -> None:
-            writer.writerow(astuple(row))
-            file.flush()
-
-        yield write

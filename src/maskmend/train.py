@@ -2,14 +2,9 @@
 
 import dataclasses
 import json
-import platform
-import subprocess
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,13 +23,15 @@ from maskmend.checkpoint import (
     read_tensors,
     write_atomically,
     write_tensors,
+    writing,
 )
 from maskmend.config import Config, differences, read_config, to_yaml
 from maskmend.data.cohort import find_cohort
 from maskmend.data.slices import count_reads, load_training_data, split_of
 from maskmend.data.split import Split
 from maskmend.diagnosis import diagnose
-from maskmend.errors import RunError
+from maskmend.environment import environment
+from maskmend.errors import ConfigError, RunError
 from maskmend.training import Row, Trainer
 
 
@@ -59,12 +56,13 @@ def train(
         The figures at the best look at the validation patients.
 
     Raises:
+        ConfigError: There is no such accelerator.
         InputError: A file of the data cannot be used.
         RunError: `out` holds a run of another configuration or cannot be written.
     """
     console = console or Console(stderr=True)
+    fabric = _fabric(accelerator, config)
     _claim(out, config)
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=config.training.precision)
     cohort = find_cohort(data, config.data.layout)
     split = _split(out, split_of(cohort, config))
     with _bar(console, "reading") as bar:
@@ -77,7 +75,10 @@ def train(
         trainer.restore(tensors, state["progress"], out / CHECKPOINT)
         console.print(f"resuming {out} at iteration {trainer.progress.iteration}")
     progress = trainer.progress
-    board = SummaryWriter(str(out / "tensorboard"), purge_step=progress.iteration)
+    tensorboard = out / "tensorboard"
+    with writing(tensorboard):
+        # What a killed run drew after its checkpoint is drawn again; the checkpoint's look is not.
+        board = SummaryWriter(str(tensorboard), purge_step=progress.iteration + 1)
     with _bar(console, "training") as bar:
         task = bar.add_task(
             "", total=config.training.iterations, completed=progress.iteration, figures=""
@@ -95,9 +96,10 @@ def train(
             if improved:
                 write_tensors(out / WEIGHTS, network_tensors(trainer.networks))
             write_atomically(out / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
-            for name, value in row.items():
-                board.add_scalar(name.replace("_", "/", 1), value, progress.iteration)
-            board.flush()
+            with writing(tensorboard):
+                for name, value in row.items():
+                    board.add_scalar(name.replace("_", "/", 1), value, progress.iteration)
+                board.flush()
             bar.console.print(_describe(row, improved))
             if warning := diagnose(progress.history, config.adversarial):
                 bar.console.print(f"[yellow]warning:[/] {warning}")
@@ -109,21 +111,20 @@ def train(
         trainer.run(on_iteration, on_validation)
     board.close()
     best = next(r for r in progress.history if r["iteration"] == progress.best_iteration)
-    write_atomically(out / RUN, json.dumps({**environment(fabric), "best": best}, indent=2))
+    # A run that was finished before keeps what it was made with.
+    if not (out / RUN).exists():
+        ended = {**environment(fabric.device), "best": best}
+        write_atomically(out / RUN, json.dumps(ended, indent=2))
     return best
 
 
-def environment(fabric: Fabric) -> dict[str, Any]:
-    """Versions and hardware, to stand beside every number."""
-    device = fabric.device
-    return {
-        "maskmend": metadata.version("maskmend"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-    }
+def _fabric(accelerator: str, config: Config) -> Fabric:
+    try:
+        return Fabric(accelerator=accelerator, devices=1, precision=config.training.precision)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"accelerator: {accelerator} is not available on this machine; choose auto or cpu"
+        ) from error
 
 
 def _claim(out: Path, config: Config) -> None:
@@ -167,20 +168,3 @@ def _describe(row: Row, improved: bool) -> str:
 
 
 _KINDS = ("real", "predicted", "corrupted")
-
-
-def _commit() -> str | None:
-    """Commit of the source tree, if the package runs from one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _processor() -> str:
-    """Model of the CPU, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
@@ -28,6 +28,7 @@ from maskmend.checkpoint import (
 )
 from maskmend.config import Config
 from maskmend.data.slices import Pairs, TrainingData
+from maskmend.errors import RunError
 from maskmend.losses import (
     adversarial_loss,
     class_weights,
@@ -120,12 +121,20 @@ class Trainer:
             on_iteration: Called with the losses of each iteration.
             on_validation: Called with the figures of each look at the validation patients, and
                 whether they are the best so far: the moment to save.
+
+        Raises:
+            RunError: A loss is not finite.
         """
         training, progress = self.config.training, self.progress
         since, sums = time.monotonic(), dict[str, float]()
         while not progress.finished:
             losses = self._iterate(progress.iteration)
             progress.iteration += 1
+            if odd := [name for name, value in losses.items() if not math.isfinite(value)]:
+                raise RunError(
+                    f"training diverged: the {odd[0]} loss is not finite at iteration"
+                    f" {progress.iteration}; lower training.learning_rate and choose another --out"
+                )
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
             on_iteration(losses)
@@ -279,7 +288,7 @@ class Trainer:
         # Equation 1 from probabilities; the clamp is the logarithm's guard.
         log = probabilities.clamp(min=1e-8).log()
         loss = functional.nll_loss(log, labels.long(), self.weights, reduction="none").mean()
-        dice = volume_dice(probabilities.argmax(1).cpu(), pairs)
+        dice = volume_dice(probabilities.argmax(1).cpu(), pairs, self.config.data.classes)
         row: Row = {"val_supervised": loss.item(), "val_dice": float(dice.mean())}
         names = self.config.data.structures
         row |= {f"val_dice_{names[i + 1]}": float(d) for i, d in enumerate(dice.mean(0))}
@@ -322,9 +331,11 @@ class Trainer:
             )
 
 
-def volume_dice(labels: UInt8[Tensor, "slice height width"], pairs: Pairs) -> np.ndarray:
+def volume_dice(
+    labels: Int[Tensor, "slice height width"], pairs: Pairs, classes: int
+) -> Float[np.ndarray, "volume structure"]:
     """Dice by volume and structure, on the networks' grid; 1 where both are empty."""
-    structures = range(1, int(pairs.masks.max()) + 1)
+    structures = range(1, classes)
     rows = []
     for ours, truth in zip(
         labels.split(pairs.lengths), pairs.masks.split(pairs.lengths), strict=True

@@ -1,0 +1,89 @@
+"""What the README shows runs as it is shown, on tiny data."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from maskmend.cli import main
+from maskmend.config import config_from, read_config, to_yaml
+from maskmend.data.phantom import write_cohort
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TINY = config_from(
+    {
+        "preprocess": {"spacing_mm": 9.5, "size": 32},
+        "segmentor": {"width": 4, "depth": 2},
+        "discriminator": {"widths": [4, 4], "strides": [2, 2]},
+        "adaptor": {"widths": [4]},
+        "training": {"iterations": 2, "batch": 2},
+        "adaptation": {"steps": 1},
+    }
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with what the README's reader has: hearts.yaml, data and an image."""
+    monkeypatch.chdir(tmp_path)
+    write_cohort(tmp_path / "hearts", patients=5, seed=0, size=32, spacing_mm=9.5)
+    first = min((tmp_path / "hearts" / "images").iterdir())
+    shutil.copy(first, tmp_path / "image.nii.gz")
+    Path("hearts.yaml").write_text(to_yaml(TINY))
+    return tmp_path
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_ten_lines_of_python_run(folder, capsys):
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+
+    exec(compile(code, "README.md", "exec"), {})
+
+    assert (folder / "mask.nii.gz").exists()
+    before, after, *_ = capsys.readouterr().out.split()
+    assert float(before) != float(after)
+
+
+def test_the_command_lines_run_in_the_order_they_are_shown(folder, capsys):
+    (commands,) = (block for block in blocks("sh") if "maskmend train" in block)
+    images = " ".join(str(path) for path in sorted((folder / "hearts" / "images").iterdir()))
+    ran = []
+    for line in commands.splitlines():
+        shown = line.partition("#")[0].replace("IMAGE.nii.gz ...", images)
+        _, verb, *arguments = shlex.split(re.sub(r"\bDATA\b", "hearts", shown))
+        ran.append(verb)
+        if verb == "demo":  # in test_demo.py
+            continue
+        redirected = arguments[-2:-1] == [">"]
+        with pytest.raises(SystemExit) as ended:
+            main([verb, *(arguments[:-2] if redirected else arguments)])
+        # An untrained network's masks may be empty, which status 1 tells.
+        assert ended.value.code in ((0, 1) if verb == "predict" else (0,))
+        if redirected:
+            printed = capsys.readouterr().out
+            assert read_config(Path("hearts.yaml")) == TINY
+            assert config_from(yaml.safe_load(printed)) == config_from({})
+
+    assert ran == ["config", "train", "predict", "predict", "evaluate", "demo"]
+    assert len(pd.read_csv("masks/predictions.csv")) == 10
+    assert {"dice_before", "dice_after"} <= set(pd.read_csv("scores/patients.csv").columns)
+
+
+def test_every_link_to_a_file_leads_somewhere():
+    for page in (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *docs()):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def docs():
+    return (*(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "experiments").rglob("*.md"))
