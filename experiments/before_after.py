@@ -2,7 +2,7 @@
 
     python experiments/before_after.py runs/acdc_small --data DIR --out runs/acdc_small_test
     python experiments/before_after.py runs/acdc_small --data DIR --out runs/choose/slice \
-        --part validation --patients 10 --set instance=slice
+        --part validation --patients 8 --set instance=slice --set precision=bf16-mixed
 
 OUT then holds patients.csv, summary.json and examples.png, and the masks in plain/ and adapted/.
 """

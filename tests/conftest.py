@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "10000"
+)  # as the command line does, before torch is imported
 REPOSITORY = Path(__file__).parents[1]
 
 # A busy machine is no failure.

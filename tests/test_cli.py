@@ -202,6 +202,7 @@ def test_version(capsys):
         (("predict",), "requires an argument"),
         (("predict", "run", "--out", "out"), "--images"),
         (("predict", "run", "x.nii", "--out", "out", "--steps", "many"), "--steps"),
+        (("predict", "run", "x.nii", "--out", "out", "--steps", "two\nlines"), "two lines"),
         (("predict", "run", "x.nii", "--out", "out", "--prior", "shape"), "--prior"),
         (("predict", "run", "--out", "out", "--empty-images"), "--empty-images"),
         (("evaluate", "--predictions", "p", "--out", "o"), "--references"),
@@ -396,8 +397,8 @@ def test_a_bad_image_is_named_and_the_others_are_done(
 
 
 def test_every_bad_image_is_named_once(failing, run, images, tmp_path):
-    bad = [tmp_path / f"bad{number}.nii" for number in range(3)]
-    bad[1].write_bytes(b"[red]no image[/]")
+    bad = [tmp_path / f"[red]bad{number}[red].nii" for number in range(3)]
+    bad[1].write_bytes(b"no image")
     arguments = predict_arguments(run, [bad[0], images[0], *bad[1:]], tmp_path / "out")
     status, lines = failing(*arguments)
     assert status == 1
@@ -513,10 +514,10 @@ def test_train(hearts, run, config_file, tmp_path, capsys):
 SHORT = ("training.iterations=4", "training.validate_every=2")
 
 
-def annotated(hearts):
+def annotated(hearts, use="train_annotated"):
     """Image and mask of a patient that training reads as a pair."""
     cohort = find_cohort(hearts)
-    patient = split_of(cohort, TINY).train_annotated[0]
+    patient = getattr(split_of(cohort, TINY), use)[0]
     case = next(case for case in cohort.cases if case.patient == patient)
     return case.image, case.mask
 
@@ -550,11 +551,12 @@ BAD_MASKS = {
 }
 
 
+@pytest.mark.parametrize("use", ["train_annotated", "validation"])
 @pytest.mark.parametrize(("spoil", "complaint"), BAD_MASKS.values(), ids=BAD_MASKS)
 def test_a_bad_mask_in_training_is_named(
-    failing, own_hearts, config_file, tmp_path, spoil, complaint
+    failing, own_hearts, config_file, tmp_path, spoil, complaint, use
 ):
-    image, mask = annotated(own_hearts)
+    image, mask = annotated(own_hearts, use)
     spoil(mask)
     status, lines = failing(*train_arguments(config_file, own_hearts, tmp_path / "run", *SHORT))
     assert status == 1
@@ -588,7 +590,14 @@ def test_a_structure_outside_the_crop_is_named_with_the_size_that_fits(
     )
     assert remedy == "set preprocess.size to 48 or more"
     wide = (*narrow, "preprocess.size=48")
-    assert call(*train_arguments(config_file, own_hearts, tmp_path / "two", *wide)) == 0
+    assert call(*train_arguments(config_file, own_hearts, tmp_path / "one", *wide)) == 0
+
+
+def test_a_segmentor_of_several_channels_is_refused(failing, own_hearts, config_file, tmp_path):
+    channels = (*SHORT, "segmentor.in_channels=2")
+    status, lines = failing(*train_arguments(config_file, own_hearts, tmp_path / "run", *channels))
+    assert (status, lines[-1].partition(":")[0]) == (2, "maskmend")
+    assert "segmentor.in_channels: 2, but image files have one channel" in lines[-1]
 
 
 @pytest.mark.parametrize("emptied", [slice(0, 2), slice(None)], ids=["some slices", "a volume"])

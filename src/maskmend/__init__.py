@@ -10,7 +10,9 @@ Test-Time Training", 2021 (https://arxiv.org/abs/2108.12280).
 Names are imported when they are first used, so that importing the package does not load torch.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,3 +60,14 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'maskmend' has no attribute {name!r}")
     return getattr(import_module(f"maskmend.{_HOMES[name]}"), name)
+
+
+class _Package(ModuleType):
+    """Keeps `maskmend.adapt` the function when Python binds the module of its name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

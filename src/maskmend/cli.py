@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 app = App(
     name="maskmend",
-    help="Mend segmentation masks at test time with the discriminator they were trained with.",
+    help="Mend segmentation masks at test time with the discriminator they were trained with.\n\n"
+    "Errors are one line; --debug, after any verb, shows the traceback.",
     version_flags=["--version"],
     default_parameter=Parameter(negative=()),  # no --empty-images
     suppress_keyboard_interrupt=False,  # `main` says what is kept
@@ -165,6 +167,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     0 done; 1 some inputs failed, each named, the others done; 2 the call itself was wrong.
     """
+    # Before torch is imported: its threads wait for each other by spinning, which on a machine that
+    # has other work makes a step many times slower; a short spin costs little on an idle one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     tokens = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in tokens
     try:

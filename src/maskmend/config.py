@@ -11,15 +11,41 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from maskmend.errors import ConfigError
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+_Ends = TypeVar("_Ends", tuple[float, float], tuple[int, int])
+
+
+def _ordered(ends: _Ends) -> _Ends:
+    if ends[0] > ends[1]:
+        raise ValueError(f"the first end must not be above the second; got {list(ends)}")
+    return ends
+
+
+def _percentiles(ends: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= ends[0] < ends[1] <= 100:
+        raise ValueError(f"must be two percentiles, 0 <= low < high <= 100; got {list(ends)}")
+    return ends
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+Counts = Annotated[tuple[int, int], AfterValidator(_ordered)]
+Percentiles = Annotated[tuple[float, float], AfterValidator(_percentiles)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -55,11 +81,11 @@ class DataConfig:
 class PreprocessConfig:
     """From a volume to the slices that the networks see (section 4, Data)."""
 
-    spacing_mm: float = Field(default=1.51, gt=0)
+    spacing_mm: float = Field(default=1.51, gt=0, allow_inf_nan=False)
     """In-plane pixel size that slices are resampled to, in mm (1.51 for ACDC, 1.45 for LVSC)."""
-    size: int = Field(default=224, gt=0)
+    size: int = Field(default=224, gt=0, le=4096)
     """Height and width, in pixels, that slices are cropped or padded to."""
-    clip_percentiles: tuple[float, float] | None = None
+    clip_percentiles: Percentiles | None = None
     """Clip a volume's intensities to these percentiles first. The authors' code: [5, 95]."""
     slice_axis: Literal["auto", 0, 1, 2] = "auto"
     """Voxel axis that runs through the slices; "auto" takes the one with the largest spacing."""
@@ -143,9 +169,9 @@ class AnchorConfig:
     and holes, as real mistakes look; "authors": the recipe of their code; "none": no anchors."""
     patch: float = Field(default=0.1, gt=0, le=0.5)
     """Side of a swapped patch as a share of the image's side (footnote 4)."""
-    swaps: tuple[int, int] = (1, 8)
+    swaps: Counts = (1, 8)
     """Fewest and most swaps a mask. Not in the paper."""
-    noise: tuple[float, float] = (0.002, 0.05)
+    noise: Range = (0.002, 0.05)
     """Smallest and largest share of pixels that get a random label. Not in the paper."""
 
 
@@ -153,7 +179,7 @@ class AnchorConfig:
 class AugmentationConfig:
     """Random roto-translation, scaling and noise of what a network sees."""
 
-    rotation_deg: tuple[float, float] = (0.0, 0.0)
+    rotation_deg: Range = (0.0, 0.0)
     """Smallest and largest rotation, in degrees."""
     translation: float = Field(default=0.0, ge=0, lt=1)
     """Largest shift along either axis, as a share of the image's side."""

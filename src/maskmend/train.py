@@ -62,12 +62,16 @@ def train(
     """
     console = console or Console(stderr=True)
     fabric = _fabric(accelerator, config)
-    _claim(out, config)
+    _check(out / CONFIG, config)
     cohort = find_cohort(data, config.data.layout)
-    split = _split(out, split_of(cohort, config))
+    split = split_of(cohort, config)
+    _check_split(out / SPLIT, split)
     with _bar(console, "reading") as bar:
         task = bar.add_task("", total=count_reads(cohort, split), figures="")
         slices = load_training_data(cohort, split, config, lambda: bar.advance(task))
+    # After the data, so that a setting that did not fit them can be changed with the same folder.
+    write_atomically(out / CONFIG, to_yaml(config))
+    write_atomically(out / SPLIT, json.dumps(split.to_dict(), indent=2))
     with quiet_generator(config.seed):
         trainer = Trainer(config, build(config), slices, fabric)
     if (out / CHECKPOINT).exists():
@@ -127,25 +131,19 @@ def _fabric(accelerator: str, config: Config) -> Fabric:
         ) from error
 
 
-def _claim(out: Path, config: Config) -> None:
-    """Make the run folder ours, or make sure that it is."""
-    if (out / CONFIG).exists():
-        if changed := differences(read_config(out / CONFIG), config):
-            raise RunError(
-                f"{out}: holds a run with another configuration ({changed[0]}"
-                f"{f' and {len(changed) - 1} more' if changed[1:] else ''}); choose another --out"
-            )
-    else:
-        write_atomically(out / CONFIG, to_yaml(config))
+def _check(path: Path, config: Config) -> None:
+    """Make sure that a run that is there has this configuration."""
+    if path.exists() and (changed := differences(read_config(path), config)):
+        raise RunError(
+            f"{path.parent}: holds a run with another configuration ({changed[0]}"
+            f"{f' and {len(changed) - 1} more' if changed[1:] else ''}); choose another --out"
+        )
 
 
-def _split(out: Path, split: Split) -> Split:
-    """Keep the split in the run folder; a resumed run must find the same patients."""
-    path = out / SPLIT
+def _check_split(path: Path, split: Split) -> None:
+    """Make sure that a run that is there has these patients."""
     if path.exists() and json.loads(path.read_text()) != split.to_dict():
         raise RunError(f"{path}: the patients in the data have changed since; choose another --out")
-    write_atomically(path, json.dumps(split.to_dict(), indent=2))
-    return split
 
 
 def _bar(console: Console, name: str) -> Progress:

@@ -168,6 +168,16 @@ def test_list_of_predictions_says_which_are_expected(folders):
         run(folders)
 
 
+def test_a_mask_of_an_earlier_call_is_not_scored_where_the_last_one_failed(folders):
+    table = "image,status\na,failed\nb,done\nc,check\n"
+    (folders / "before" / "predictions.csv").write_text(table)
+    result = run(folders, baseline=folders / "before")
+    assert sorted(result.rows["image"].unique()) == ["b", "c"]
+    ((name, message),) = result.failures
+    assert name == "a"
+    assert "before/a_mask.nii.gz: the last predict failed" in message
+
+
 def test_labels_are_named_where_nothing_else_names_them(folders):
     (folders / "after" / "settings.json").unlink()
     assert list(run(folders).summary["structures"]) == ["label 1", "label 2", "label 3", "mean"]

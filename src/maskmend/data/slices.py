@@ -13,7 +13,7 @@ from maskmend.data.cohort import Case, Cohort
 from maskmend.data.preprocess import grid_of, image_slices, mask_slices
 from maskmend.data.split import Split, published_split, random_split
 from maskmend.data.volume import read_image, read_mask
-from maskmend.errors import InputError
+from maskmend.errors import ConfigError, InputError
 
 Images = Float[Tensor, "slice 1 height width"]
 Masks = UInt8[Tensor, "slice height width"]
@@ -71,8 +71,13 @@ def load_training_data(
         report: Called after each case, for a progress bar.
 
     Raises:
+        ConfigError: The segmentor does not take images of one channel.
         InputError: A file cannot be used, or a set is empty.
     """
+    if config.segmentor.in_channels != 1:
+        raise ConfigError(
+            f"segmentor.in_channels: {config.segmentor.in_channels}, but image files have one channel"
+        )
     annotated = _of(cohort.cases, split.train_annotated)
     images = [*_of(cohort.cases, split.train_unpaired_images), *cohort.unlabelled]
     masks = [*_of(cohort.cases, split.train_unpaired_masks), *cohort.unpaired_masks]

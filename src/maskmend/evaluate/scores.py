@@ -129,6 +129,12 @@ def evaluate(
     if baseline is not None:
         folders = {"_before": baseline, "_after": predictions}
 
+    failed = {
+        (folder, name)
+        for folder in folders.values()
+        for name, status in _listed(folder).items()
+        if status == "failed"
+    }
     records: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
     for name in _with_progress(names):
@@ -138,6 +144,12 @@ def evaluate(
                     f"{predictions / name}{_MASK}: has no reference in {references}; "
                     "add the reference or remove the mask"
                 )
+            for folder in folders.values():
+                if (folder, name) in failed:  # a mask of an earlier call may be there still
+                    raise InputError(
+                        f"{folder / name}{_MASK}: the last predict failed on this image; "
+                        f"{folder / 'predictions.csv'} says why"
+                    )
             masks = {suffix: folder / f"{name}{_MASK}" for suffix, folder in folders.items()}
             records += _score_image(cases[name], masks, unit, structures)
         except InputError as error:
@@ -264,14 +276,21 @@ def _names(predictions: Path, references: Iterable[str]) -> list[str]:
     found = {path.name.removesuffix(_MASK) for path in predictions.glob(f"*{_MASK}")}
     if not found:
         raise InputError(f"{predictions}: holds no NAME{_MASK}; name the folder of the predictions")
+    images = _listed(predictions)
+    return sorted(found.union(images or references))
+
+
+def _listed(predictions: Path) -> dict[str, str]:
+    """Status of each image in predictions.csv; nothing without that file."""
     index = predictions / "predictions.csv"
     if not index.exists():
-        return sorted(found.union(references))
+        return {}
     try:
-        images = pd.read_csv(index, dtype=str, usecols=["image"])["image"].dropna()
-    except (OSError, ValueError) as error:
+        table = pd.read_csv(index, dtype=str).dropna(subset=["image"])
+    except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{index}: has no readable column image; predict again") from error
-    return sorted(found.union(re.sub(r"\.nii(\.gz)?$", "", Path(image).name) for image in images))
+    names = (re.sub(r"\.nii(\.gz)?$", "", Path(image).name) for image in table["image"])
+    return dict(zip(names, table.get("status", table["image"]), strict=True))
 
 
 def _structures_of(predictions: Path) -> dict[int, str]:
