@@ -75,9 +75,8 @@ def load_training_data(
         InputError: A file cannot be used, or a set is empty.
     """
     if config.segmentor.in_channels != 1:
-        raise ConfigError(
-            f"segmentor.in_channels: {config.segmentor.in_channels}, but image files have one channel"
-        )
+        channels = config.segmentor.in_channels
+        raise ConfigError(f"segmentor.in_channels: {channels}, but image files have one channel")
     annotated = _of(cohort.cases, split.train_annotated)
     images = [*_of(cohort.cases, split.train_unpaired_images), *cohort.unlabelled]
     masks = [*_of(cohort.cases, split.train_unpaired_masks), *cohort.unpaired_masks]
