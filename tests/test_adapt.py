@@ -60,7 +60,8 @@ def discriminator():
 
 
 def settings(**changes):
-    return AdaptationConfig(**{"steps": 5, "learning_rate": 1e-2} | changes)
+    few = {"steps": 5, "learning_rate": 1e-2, "precision": "32-true"}
+    return AdaptationConfig(**few | changes)
 
 
 def snapshot(module):

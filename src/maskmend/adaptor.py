@@ -30,8 +30,9 @@ class GaussianActivation(nn.Module):
         self, features: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel height width"]:
         """Values in (0, 1], 1 where the input is 0."""
-        # The tiny addend keeps the gradient finite should s ever cross 0.
-        return torch.exp(-features.square() / (self.scale.square() + 1e-6))
+        # The tiny addend keeps the gradient finite should s ever cross 0. A product with the small
+        # tensor of scales is cheaper than negating and dividing the large one.
+        return torch.exp(features.square() * (-1 / (self.scale.square() + 1e-6)))
 
 
 class Adaptor(nn.Module):

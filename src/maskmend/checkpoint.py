@@ -170,6 +170,21 @@ def load_run(run: Path) -> tuple[Config, Networks]:
     return config, networks
 
 
+def validation_realism(run: Path) -> float | None:
+    """Mean score of the validation patients' predictions under the run's weights, if it is known.
+
+    Raises:
+        RunError: run.json is damaged.
+    """
+    try:
+        best = json.loads((run / RUN).read_text(encoding="utf-8"))["best"]
+        return float(best["val_score_predicted"]) if "val_score_predicted" in best else None
+    except FileNotFoundError:  # training has not ended
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{run / RUN}: is damaged; copy it again or remove it") from error
+
+
 @contextlib.contextmanager
 def quiet_generator(seed: int = 0) -> Iterator[None]:
     """Draw from a seeded global generator and give it back as it was."""

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -43,9 +44,17 @@ def _percentiles(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
+def _steps(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f'must be a number of steps, 0 or more, or "auto"; got {value!r}')
+    return value
+
+
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 Counts = Annotated[tuple[int, int], AfterValidator(_ordered)]
 Percentiles = Annotated[tuple[float, float], AfterValidator(_percentiles)]
+
+Steps = Annotated[int | Literal["auto"], BeforeValidator(_steps)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -244,8 +253,10 @@ class AdaptationConfig:
 
     prior: Literal["discriminator", "entropy"] = "discriminator"
     """What judges the predicted masks."""
-    steps: int = Field(default=50, ge=0)
-    """Updates of the adaptor an instance (section 4.1: 50); 0 is plain inference."""
+    steps: Steps = 50
+    """Updates of the adaptor an instance (section 4.1: 50); 0 is plain inference. "auto" takes none
+    where the plain masks are as realistic as the validation patients' were, and ends once they are
+    or the loss no longer falls, after 50 at the latest."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Adam's step size. Not in the paper; 1e-4 is its step size in training."""
     instance: Literal["patient", "slice"] = "patient"
@@ -258,8 +269,14 @@ class AdaptationConfig:
     batch_norm: Literal["eval", "train"] = "eval"
     """Batch norm with the training's statistics, or with the instance's own, as the authors' code
     does. The caller's statistics never move."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Arithmetic of the frozen networks; the adaptor stays in 32 bits."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """Arithmetic of the frozen networks; the adaptor's weights stay in 32 bits. "auto" takes
+    bfloat16 where the hardware has units for it."""
+
+    @property
+    def most_steps(self) -> int:
+        """Number of steps after which adaptation ends."""
+        return 50 if self.steps == "auto" else self.steps
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

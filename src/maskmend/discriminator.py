@@ -6,6 +6,7 @@ Axes: batch, structure (the classes without the background), height, width.
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -74,7 +75,10 @@ class MaskDiscriminator(nn.Module):
         self, masks: Float[Tensor, "batch structure height width"]
     ) -> Float[Tensor, " batch"]:
         """Score of each mask, in 32 bits: high is realistic."""
-        return self.head(self.encoder(masks).flatten(1)).squeeze(1).float()
+        features = self.encoder(masks).flatten(1).float()
+        # bfloat16 would round a score to two digits.
+        with torch.autocast(masks.device.type, enabled=False):
+            return self.head(features).squeeze(1)
 
 
 def _normalise(layer: nn.Module, wanted: bool) -> nn.Module:

@@ -13,16 +13,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from maskmend.adapt import Adapted, adapt
+from maskmend.adapt import adapt_all, resolve_precision
 from maskmend.build import Networks
-from maskmend.checkpoint import load_run
+from maskmend.checkpoint import load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.data.cohort import patient_of
 from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, labels_on_grid, touches_crop
 from maskmend.data.volume import Volume, read_image, write_mask
 from maskmend.errors import ConfigError, InputError
+from maskmend.frozen import frozen
 from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
 
 PREDICTIONS = "predictions.csv"
@@ -86,10 +87,20 @@ class Model:
         config: The run's configuration.
         networks: Its networks, in evaluation mode.
         device: Where to compute.
+        enough: Mean score from which automatic adaptation leaves masks alone: that of the
+            validation patients' predictions.
     """
 
-    def __init__(self, config: Config, networks: Networks, device: torch.device):
+    def __init__(
+        self,
+        config: Config,
+        networks: Networks,
+        device: torch.device,
+        enough: float | None = None,
+    ):
         self.config, self.networks, self.device = config, networks, device
+        self.enough = enough
+        self._frozen: dict[torch.dtype, tuple[nn.Module, nn.Module]] = {}
         for module in networks.modules().values():
             module.to(device).eval().requires_grad_(False)
 
@@ -131,61 +142,62 @@ class Model:
         lengths = [len(p.slices) for p in prepared]
         slices = torch.cat([p.slices for p in prepared]).to(self.device)
         instances = slices.split(1) if settings.instance == "slice" else [slices]
-        adapted = [self._adapt(instance, settings) for instance in instances]
-        masks, plain = (
-            torch.cat([getattr(a, kind) for a in adapted]).split(lengths)
-            for kind in ("masks", "plain")
+        segmentor, prior = self._judged(settings)
+        done = adapt_all(
+            segmentor, self.networks.adaptor, prior, instances, settings, enough=self.enough
         )
-        made = [
-            self._prediction(one, ours, before, adapted, settings)
-            for one, ours, before in zip(prepared, masks, plain, strict=True)
-        ]
+        adapted = [result for _, result in sorted(done, key=lambda numbered: numbered[0])]
+        masks, plain, scores, plain_scores = (
+            torch.cat([getattr(one, name) for one in adapted]).split(lengths)
+            for name in ("masks", "plain", "scores", "plain_scores")
+        )
+        given_up = next((one.message for one in adapted if one.message), "")
+        steps = round(sum(one.steps for one in adapted) / len(adapted))
+        made = []
+        for number, image in enumerate(prepared):
+            labels = labels_on_grid(masks[number], image.grid)
+            problem = _problem(labels, masks[number], image.grid)
+            prediction = Prediction(
+                volume=image.volume,
+                labels=labels,
+                plain=labels_on_grid(plain[number], image.grid),
+                realism_before=plain_scores[number].mean().item(),
+                realism_after=scores[number].mean().item(),
+                steps=steps,
+                seconds=0.0,
+                message="; ".join(filter(None, (problem, given_up))),
+                check=bool(problem),
+            )
+            made.append(prediction)
         seconds = (time.perf_counter() - start) / len(made)
         return [replace(prediction, seconds=seconds) for prediction in made]
 
-    def _adapt(self, slices: Tensor, settings: AdaptationConfig) -> Adapted:
-        networks = self.networks
-        return adapt(networks.segmentor, networks.adaptor, self._prior(settings), slices, settings)
-
-    def _prior(self, settings: AdaptationConfig) -> Prior:
+    def _judged(self, settings: AdaptationConfig) -> tuple[nn.Module, Prior]:
+        """The segmentor and what judges its masks, in their fastest form."""
+        mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
+        dtype = torch.bfloat16 if mixed else torch.float32
+        if dtype not in self._frozen:
+            networks = (self.networks.segmentor, self.networks.discriminator)
+            self._frozen[dtype] = (frozen(networks[0], dtype), frozen(networks[1], dtype))
+        segmentor, discriminator = self._frozen[dtype]
+        if settings.batch_norm == "train":  # which a folded one has not
+            segmentor = self.networks.segmentor
         if settings.prior == "entropy":
-            return EntropyPrior()
-        return DiscriminatorPrior(self.networks.discriminator, self.config.adversarial.target)
+            return segmentor, EntropyPrior()
+        return segmentor, DiscriminatorPrior(discriminator, self.config.adversarial.target)
 
-    def _prediction(
-        self,
-        prepared: Prepared,
-        masks: Tensor,
-        plain: Tensor,
-        adapted: Sequence[Adapted],
-        settings: AdaptationConfig,
-    ) -> Prediction:
-        grid = prepared.grid
-        labels = labels_on_grid(masks, grid)
-        problem = ""
-        if not labels.any():
-            problem = "no structure was found: the mask is empty; look at the image"
-        elif touches_crop(masks.argmax(1).cpu(), grid):
-            side = grid.size * grid.spacing_mm
-            problem = (
-                f"the mask runs into the edge of the {side:.0f} mm square that the network sees;"
-                " crop the image around the organ, or train with a larger preprocess.size"
-            )
-        given_up = next((a.message for a in adapted if a.message), "")
-        prior = self._prior(settings)
-        with torch.no_grad():
-            before, after = (prior.realism(m).mean().item() for m in (plain, masks))
-        return Prediction(
-            volume=prepared.volume,
-            labels=labels,
-            plain=labels_on_grid(plain, grid),
-            realism_before=before,
-            realism_after=after,
-            steps=round(sum(a.steps for a in adapted) / len(adapted)),
-            seconds=0.0,
-            message="; ".join(filter(None, (problem, given_up))),
-            check=bool(problem),
+
+def _problem(labels: UInt8[np.ndarray, "x y z"], masks: Tensor, grid: SliceGrid) -> str:
+    """Why a person ought to look at a mask; nothing if there is no reason."""
+    if not labels.any():
+        return "no structure was found: the mask is empty; look at the image"
+    if touches_crop(masks.argmax(1).cpu(), grid):
+        side = grid.size * grid.spacing_mm
+        return (
+            f"the mask runs into the edge of the {side:.0f} mm square that the network sees;"
+            " crop the image around the organ, or train with a larger preprocess.size"
         )
+    return ""
 
 
 def load(run: str | Path, device: str | torch.device | None = None) -> Model:
@@ -202,7 +214,7 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
     config, networks = load_run(Path(run))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return Model(config, networks, torch.device(device))
+        return Model(config, networks, torch.device(device), validation_realism(Path(run)))
     except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
         raise ConfigError(f"device: {device} is not available on this machine; try cpu") from error
 
