@@ -12,6 +12,7 @@ import yaml
 from maskmend.cli import main
 from maskmend.config import config_from, read_config, to_yaml
 from maskmend.data.phantom import write_cohort
+from maskmend.train import train
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -38,8 +39,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def test_the_ten_lines_of_python_run(folder, capsys):
@@ -76,6 +77,14 @@ def test_the_command_lines_run_in_the_order_they_are_shown(folder, capsys):
     assert ran == ["config", "train", "predict", "predict", "evaluate", "demo"]
     assert len(pd.read_csv("masks/predictions.csv")) == 10
     assert {"dice_before", "dice_after"} <= set(pd.read_csv("scores/patients.csv").columns)
+
+
+def test_the_python_of_the_other_pages_runs(folder):
+    train(TINY, folder / "hearts", folder / "runs" / "hearts")
+    snippets = [(page, code) for page in docs() for code in blocks("python", page.read_text())]
+    assert snippets
+    for page, code in snippets:
+        exec(compile(code, str(page), "exec"), {})
 
 
 def test_every_link_to_a_file_leads_somewhere():
