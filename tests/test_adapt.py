@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from maskmend.adapt import adapt
+from maskmend.adapt import adapt, adapt_all, resolve_precision
 from maskmend.adaptor import Adaptor
 from maskmend.config import AdaptationConfig
 from maskmend.discriminator import MaskDiscriminator
@@ -261,3 +261,145 @@ def test_mixed_precision_follows_the_full_one():
     assert (mixed.plain - full.plain).abs().mean() < 0.02
     assert mixed.losses != full.losses
     assert mixed.losses == pytest.approx(full.losses, abs=0.03)
+
+
+def instances():
+    """Three instances of different sizes."""
+    torch.manual_seed(2)
+    return [torch.randn(n, 1, 32, 32) + shift for n, shift in ((4, 0.0), (1, 0.5), (3, -0.5))]
+
+
+def assert_alike(done, expected):
+    assert done.losses == pytest.approx(expected.losses, rel=1e-4)
+    torch.testing.assert_close(done.masks, expected.masks, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(done.plain, expected.plain, atol=1e-5, rtol=1e-3)
+    assert (done.steps, done.message) == (expected.steps, expected.message)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize(
+    "changes", [{}, {"keep": "best"}, {"augmentation": AUGMENTATION}, {"batch_norm": "train"}]
+)
+def test_many_at_once_are_each_as_alone(slices, changes):
+    """Whatever the batch, also one smaller than an instance, and in whatever order."""
+    segmentor, adaptor, _ = networks()
+    config, stacks = settings(**changes), instances()
+    alone = [adapt(segmentor, adaptor, Area(0.1), images, config) for images in stacks]
+    for order in ((0, 1, 2), (2, 0, 1)):
+        given = [stacks[number] for number in order]
+        done = dict(adapt_all(segmentor, adaptor, Area(0.1), given, config, slices=slices))
+        assert sorted(done) == [0, 1, 2]
+        for place, number in enumerate(order):
+            assert_alike(done[place], alone[number])
+
+
+def test_one_that_fails_does_not_touch_its_company():
+    segmentor, adaptor, _ = networks()
+    bad, good = torch.full((1, 1, 32, 32), math.nan), instances()[0]
+    done = dict(adapt_all(segmentor, adaptor, Area(0.1), [bad, good], settings()))
+    assert done[0].message == "the loss was not finite after 0 steps: plain mask"
+    assert_alike(done[1], adapt(segmentor, adaptor, Area(0.1), good, settings()))
+
+
+def test_memory_that_runs_out_halves_the_batch_and_goes_on():
+    class Small(Area):
+        largest = 0
+
+        def __call__(self, masks):
+            if len(masks) > 2:
+                raise torch.OutOfMemoryError
+            self.largest = max(self.largest, len(masks))
+            return super().__call__(masks)
+
+    segmentor, adaptor, _ = networks()
+    small, stacks = Small(0.1), instances()
+    done = dict(adapt_all(segmentor, adaptor, small, stacks, settings(), slices=8))
+    assert small.largest == 2
+    for number, images in enumerate(stacks):
+        assert_alike(done[number], adapt(segmentor, adaptor, Area(0.1), images, settings()))
+
+
+def test_memory_that_does_not_even_hold_a_slice_is_the_callers_concern():
+    class Full(Area):
+        def __call__(self, masks):
+            raise torch.OutOfMemoryError
+
+    segmentor, adaptor, images = networks()
+    with pytest.raises(torch.OutOfMemoryError):
+        adapt(segmentor, adaptor, Full(), images, settings())
+
+
+def test_instances_are_drawn_when_there_is_room():
+    """So that a cohort of any size needs the memory of one batch."""
+    segmentor, adaptor, _ = networks()
+    drawn, left = 0, 0
+
+    def cohort():
+        nonlocal drawn
+        for _ in range(12):
+            drawn += 1
+            yield torch.randn(2, 1, 32, 32)
+
+    for _ in adapt_all(segmentor, adaptor, Area(), cohort(), settings(), slices=4):
+        left += 1
+        assert drawn - left < 3
+    assert left == 12
+
+
+def test_masks_that_are_realistic_cost_one_pass():
+    class Counting(Area):
+        calls = 0
+
+        def __call__(self, masks):
+            self.calls += 1
+            return super().__call__(masks)
+
+    segmentor, adaptor, images = networks()
+    prior, config = Counting(0.1), settings(steps="auto")
+    plain = prior.realism(adapt(segmentor, adaptor, Area(), images, settings(steps=0)).plain)
+    done = adapt(segmentor, adaptor, prior, images, config, enough=plain.mean().item() - 1e-3)
+    assert prior.calls == 1
+    assert (done.steps, len(done.losses)) == (0, 1)
+    assert torch.equal(done.masks, done.plain)
+
+
+def test_automatic_steps_end_once_the_masks_are_realistic():
+    """Realism is the foreground's share here, which the loss pulls up."""
+    segmentor, adaptor, images = networks()
+    prior, rising = Area(1.0), settings(steps="auto", learning_rate=1e-2)
+    fixed = adapt(segmentor, adaptor, prior, images, settings(steps=50, learning_rate=1e-2))
+    enough = (fixed.realism_before + fixed.realism_after) / 2
+    done = adapt(segmentor, adaptor, prior, images, rising, enough=enough)
+    assert 0 < done.steps < 50
+    assert done.realism_after >= enough
+    assert done.losses == pytest.approx(fixed.losses[: done.steps + 1])
+    # One step fewer was not enough.
+    before = adapt(
+        segmentor, adaptor, prior, images, settings(steps=done.steps - 1, learning_rate=1e-2)
+    )
+    assert before.realism_after < enough
+
+
+def test_automatic_steps_end_where_the_loss_no_longer_falls():
+    class Flat(Area):
+        def __call__(self, masks):
+            return 0 * super().__call__(masks) + 1
+
+    segmentor, adaptor, images = networks()
+    done = adapt(segmentor, adaptor, Flat(), images, settings(steps="auto"))
+    assert done.steps == 5
+    falling = adapt(
+        segmentor, adaptor, Area(1.0), images, settings(steps="auto", learning_rate=1e-2)
+    )
+    assert falling.steps > 5
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_given_precision_stays(precision):
+    assert resolve_precision(precision, torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize(("units", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_an_automatic_precision_is_what_the_hardware_has(monkeypatch, units, precision):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
+    assert resolve_precision("auto", torch.device("cpu")) == precision

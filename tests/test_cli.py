@@ -269,11 +269,14 @@ def test_a_wrong_override_is_explained(failing, config_file, tmp_path, override,
 
 def test_wrong_settings_of_adaptation(failing, run, images, tmp_path):
     out = tmp_path / "out"
-    for option, value in (("--steps", -1), ("--learning-rate", 0)):
+    for option, value, complaint in (
+        ("--steps", -1, 'must be a number of steps, 0 or more, or "auto"; got -1'),
+        ("--learning-rate", 0, "Input should be greater than 0; got 0"),
+    ):
         status, lines = failing(*predict_arguments(run, images, out, option, value))
         field = option.removeprefix("--").replace("-", "_")
         assert (status, len(lines)) == (2, 1)
-        assert lines[0].startswith(f"maskmend: settings: adaptation.{field}: Input should be great")
+        assert lines[0].startswith(f"maskmend: settings: adaptation.{field}: {complaint}")
     assert not out.exists()
 
 

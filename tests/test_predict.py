@@ -25,6 +25,7 @@ from maskmend.config import AdaptationConfig, config_from, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.errors import ConfigError, InputError
+from maskmend.frozen import frozen
 from maskmend.predict import PREDICTIONS, Model, Row, load, name_of, predict_files
 from maskmend.priors import DiscriminatorPrior
 
@@ -37,7 +38,7 @@ TINY = config_from(
         "discriminator": {"widths": [4, 8], "strides": [2, 2]},
         "adaptor": {"widths": [4]},
         "adversarial": {"target": 0.5},
-        "adaptation": {"steps": 3, "learning_rate": 0.03},
+        "adaptation": {"steps": 3, "learning_rate": 0.03, "precision": "32-true"},
     }
 )
 INSTANCES = pytest.mark.parametrize("instance", ["patient", "slice"])
@@ -156,7 +157,7 @@ def test_the_order_of_the_images_does_not_matter(model, images, tmp_path, monkey
         assert scores[i] == scores[0]
 
 
-def test_no_steps_are_plain_inference_bit_for_bit(model, images):
+def test_no_steps_are_plain_inference(model, images):
     prepared = model.prepare(images[0])
     networks = model.networks
     with torch.no_grad():
@@ -164,8 +165,9 @@ def test_no_steps_are_plain_inference_bit_for_bit(model, images):
     expected = labels_on_grid(probabilities, prepared.grid)
     assert len(np.unique(expected)) > 2
     made = model.predict(images[0], steps=0)
-    assert np.array_equal(made.labels, expected)
-    assert np.array_equal(made.plain, expected)
+    # Random weights are undecided in many a pixel, and folded ones round otherwise.
+    assert (made.labels != expected).mean() < 1e-3
+    assert np.array_equal(made.plain, made.labels)
     assert (made.steps, made.realism_after) == (0, made.realism_before)
 
 
@@ -182,9 +184,9 @@ def test_the_frames_of_a_patient_are_adapted_to_together(model, images):
     frames, networks = [model.prepare(image) for image in images[:2]], model.networks
     together = model.predict_patient(frames, model.settings())
     expected = adapt(
-        networks.segmentor,
+        frozen(networks.segmentor),
         networks.adaptor,
-        DiscriminatorPrior(networks.discriminator, target=0.5),
+        DiscriminatorPrior(frozen(networks.discriminator), target=0.5),
         torch.cat([frame.slices for frame in frames]),
         model.settings(),
     ).masks.split([len(frame.slices) for frame in frames])
@@ -203,7 +205,7 @@ def test_the_prior_is_what_judges(model, images):
     with torch.no_grad():
         masks = model.networks.segmentor(prepared.slices).softmax(1)
         scores = model.networks.discriminator(masks[:, 1:])
-    assert discriminator.realism_before == scores.mean().item()
+    assert discriminator.realism_before == pytest.approx(scores.mean().item(), abs=1e-5)
     nats = -(masks * masks.log()).sum(1).mean().item()
     assert entropy.realism_before == pytest.approx(-nats, rel=1e-4)
     assert entropy.realism_after > entropy.realism_before
@@ -399,9 +401,11 @@ def test_a_loss_that_is_not_finite_gives_the_plain_mask(model, images, tmp_path,
 def test_one_slice_is_given_up_and_the_others_are_adapted(model, images, monkeypatch):
     judge, calls = DiscriminatorPrior.__call__, []
 
-    def failing(prior, masks):
+    def failing(prior, masks):  # of the second pass, one slice
         calls.append(masks)
-        return judge(prior, masks) * (torch.nan if len(calls) == 4 + 2 else 1)
+        loss = judge(prior, masks)
+        bad = (torch.arange(len(loss)) == 1) & (len(calls) == 2)
+        return torch.where(bad, torch.nan, loss)
 
     well = model.predict(images[0], instance="slice")
     monkeypatch.setattr(DiscriminatorPrior, "__call__", failing)
@@ -522,8 +526,8 @@ def test_settings_are_the_runs_but_for_what_is_given(model):
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ({"steps": -1}, "steps: Input should be greater than or equal to 0; got -1"),
-        ({"steps": "many"}, "steps: Input should be a valid integer"),
+        ({"steps": -1}, 'steps: must be a number of steps, 0 or more, or "auto"; got -1'),
+        ({"steps": "many"}, "or \"auto\"; got 'many'"),
         ({"learning_rate": 0}, "learning_rate: Input should be greater than 0; got 0"),
         ({"prior": "shape"}, "prior: Input should be 'discriminator' or 'entropy'; got 'shape'"),
         ({"stepz": 3}, "unknown key adaptation.stepz; did you mean adaptation.steps?"),

@@ -77,7 +77,7 @@ def predict(
     images: Annotated[list[Path], Parameter(consume_multiple=True)],
     *,
     out: Out,
-    steps: int | None = None,
+    steps: int | Literal["auto"] | None = None,
     prior: Literal["discriminator", "entropy"] | None = None,
     instance: Literal["patient", "slice"] | None = None,
     learning_rate: float | None = None,
@@ -89,7 +89,8 @@ def predict(
         run: Run folder of a training.
         images: NIfTI files.
         out: Folder of the masks.
-        steps: Updates of the adaptor; 0 is plain inference. By default the run's.
+        steps: Updates of the adaptor; 0 is plain inference; auto leaves realistic masks alone and
+            stops by itself. By default the run's.
         prior: What judges the masks. By default the run's.
         instance: Adapt to all slices of a patient together, or to each alone. By default the run's.
         learning_rate: Step size of the adaptor. By default the run's.

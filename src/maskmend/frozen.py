@@ -1,6 +1,7 @@
 """Networks that no longer learn: the same function of their input, computed with fewer layers."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +21,10 @@ def frozen(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
         dtype: Of the convolutions' weights; torch.bfloat16 spares `torch.autocast` a copy a pass.
     """
     network = copy.deepcopy(network).eval()
-    for module in network.modules():
-        if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if parametrize.is_parametrized(child):
+                setattr(module, name, _plain(child))
         if isinstance(module, nn.Sequential):
             _fold(module)
     for module in network.modules():
@@ -40,3 +41,19 @@ def _fold(layers: nn.Sequential) -> None:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             layers[index] = fuse_conv_bn_eval(convolution, norm)
             layers[index + 1] = nn.Identity()
+
+
+def _plain(layer: nn.Module) -> nn.Module:
+    """A layer with its present weights and nothing behind them.
+
+    Not by `parametrize.remove_parametrizations`, which breaks the layer that this one was copied
+    from: both are of one class made at run time.
+    """
+    kind: Any = parametrize.type_before_parametrizations(layer)
+    plain: nn.Module = kind.__new__(kind)
+    plain.__dict__ = dict(layer.__dict__)
+    plain._modules = {k: v for k, v in layer._modules.items() if k != "parametrizations"}
+    names = list(layer.parametrizations)  # type: ignore[arg-type]
+    values = {name: nn.Parameter(getattr(layer, name).detach().clone()) for name in names}
+    plain._parameters = {**layer._parameters, **values}
+    return plain
