@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from maskmend.adapt import adapt_all, resolve_precision
+from maskmend.adapt import Adapted, adapt_all, resolve_precision
 from maskmend.build import Networks
 from maskmend.checkpoint import load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
@@ -142,11 +142,7 @@ class Model:
         lengths = [len(p.slices) for p in prepared]
         slices = torch.cat([p.slices for p in prepared]).to(self.device)
         instances = slices.split(1) if settings.instance == "slice" else [slices]
-        segmentor, prior = self._judged(settings)
-        done = adapt_all(
-            segmentor, self.networks.adaptor, prior, instances, settings, enough=self.enough
-        )
-        adapted = [result for _, result in sorted(done, key=lambda numbered: numbered[0])]
+        adapted = self.adapt(instances, settings)
         masks, plain, scores, plain_scores = (
             torch.cat([getattr(one, name) for one in adapted]).split(lengths)
             for name in ("masks", "plain", "scores", "plain_scores")
@@ -171,6 +167,13 @@ class Model:
             made.append(prediction)
         seconds = (time.perf_counter() - start) / len(made)
         return [replace(prediction, seconds=seconds) for prediction in made]
+
+    def adapt(self, instances: Iterable[Tensor], settings: AdaptationConfig) -> list[Adapted]:
+        """Adapt to stacks of slices, [slice channel height width] each, on the model's device."""
+        segmentor, prior = self._judged(settings)
+        adaptor, enough = self.networks.adaptor, self.enough
+        done = dict(adapt_all(segmentor, adaptor, prior, instances, settings, enough=enough))
+        return [done[number] for number in sorted(done)]
 
     def _judged(self, settings: AdaptationConfig) -> tuple[nn.Module, Prior]:
         """The segmentor and what judges its masks, in their fastest form."""
