@@ -32,7 +32,8 @@ class GaussianActivation(nn.Module):
         """Values in (0, 1], 1 where the input is 0."""
         # The tiny addend keeps the gradient finite should s ever cross 0. A product with the small
         # tensor of scales is cheaper than negating and dividing the large one.
-        return torch.exp(features.square() * (-1 / (self.scale.square() + 1e-6)))
+        factor = -1 / (self.scale.square() + 1e-6)
+        return torch.exp(features.square() * factor.to(features.dtype))
 
 
 class Adaptor(nn.Module):
