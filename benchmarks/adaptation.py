@@ -14,6 +14,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,7 +149,7 @@ def _method(
         settings = model.settings(
             steps=wanted if few is None else min(few, steps), precision="auto", instance="patient"
         )
-        return [made.masks for made in model.adapt(stacks, settings)]
+        return [made.masks for _, made in sorted(model.adapt(stacks, settings), key=itemgetter(0))]
 
     return literally if method == "paper_loop" else ours
 

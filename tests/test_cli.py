@@ -34,7 +34,8 @@ from maskmend.data.phantom import write_cohort
 from maskmend.data.slices import split_of
 from maskmend.evaluate.metrics import dice
 from maskmend.evaluate.scores import evaluate
-from maskmend.predict import PREDICTIONS, Model, load, predict_files
+from maskmend.files import PREDICTIONS, predict_files
+from maskmend.predict import Model, load
 from maskmend.training import Trainer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -444,15 +445,13 @@ def test_a_disk_that_is_full_for_the_table(failing, run, images, tmp_path):
 
 
 def test_a_stopped_predict_keeps_what_is_finished(failing, run, images, tmp_path, monkeypatch):
-    predict, calls = Model.predict_patient, []
+    adapt_patients = Model.adapt_patients
 
-    def stopped(model, prepared, settings):
-        calls.append(prepared)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return predict(model, prepared, settings)
+    def stopped(model, patients, settings):
+        yield next(adapt_patients(model, patients, settings))
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Model, "predict_patient", stopped)
+    monkeypatch.setattr(Model, "adapt_patients", stopped)
     status, lines = failing(*predict_arguments(run, images, tmp_path))
     assert status == 130
     assert len(lines) == 1
@@ -804,6 +803,6 @@ def test_a_bug_is_not_taken_for_a_mistake_of_the_user(run, images, tmp_path, mon
     def bug(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Model, "predict_patient", bug)
+    monkeypatch.setattr(Model, "adapt_patients", bug)
     with pytest.raises(ZeroDivisionError):
         main([str(a) for a in predict_arguments(run, images, tmp_path)])

@@ -18,6 +18,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 import maskmend as mm
+from maskmend import files
 from maskmend.adapt import adapt
 from maskmend.build import build
 from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
@@ -25,8 +26,9 @@ from maskmend.config import AdaptationConfig, config_from, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.errors import ConfigError, InputError
+from maskmend.files import PREDICTIONS, Row, name_of, predict_files
 from maskmend.frozen import frozen
-from maskmend.predict import PREDICTIONS, Model, Row, load, name_of, predict_files
+from maskmend.predict import Model, finish, load
 from maskmend.priors import DiscriminatorPrior
 
 COLUMNS = "image,status,realism_before,realism_after,steps,seconds,message"
@@ -136,15 +138,15 @@ def test_the_run_and_the_model_stay_bit_for_bit(run, images, tmp_path, instance,
 
 @INSTANCES
 def test_the_order_of_the_images_does_not_matter(model, images, tmp_path, monkeypatch, instance):
-    predict, scores = model.predict_patient, []
+    scores = []
 
-    def remembered(prepared, settings):
-        made = predict(prepared, settings)
+    def remembered(prepared, adapted):
+        made = finish(prepared, adapted)
         # To the last bit, which the table rounds away.
         scores[-1] |= {one.volume.name: one.realism_after for one in made}
         return made
 
-    monkeypatch.setattr(model, "predict_patient", remembered)
+    monkeypatch.setattr(files, "finish", remembered)
     orders = [images, images[::-1], [images[i] for i in (2, 1, 3, 0)]]
     rows = []
     for number, order in enumerate(orders):
@@ -287,15 +289,13 @@ def test_rows_are_on_disk_as_they_are_done(model, images, tmp_path):
 
 
 def test_what_is_finished_survives_a_stop(model, images, tmp_path, monkeypatch):
-    predict, patients = model.predict_patient, []
+    adapt_patients = model.adapt_patients
 
-    def stopped(prepared, settings):
-        patients.append(prepared)
-        if len(patients) == 2:
-            raise KeyboardInterrupt
-        return predict(prepared, settings)
+    def stopped(patients, settings):
+        yield next(adapt_patients(patients, settings))
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(model, "predict_patient", stopped)
+    monkeypatch.setattr(model, "adapt_patients", stopped)
     with pytest.raises(KeyboardInterrupt):
         predict_all(model, images, tmp_path)
     first = [name_of(image) for image in images[:2]]
@@ -578,18 +578,20 @@ def test_a_folder_that_cannot_be_made(model, images, tmp_path):
 
 
 def test_a_patient_that_is_too_large_for_the_device(model, images, tmp_path, monkeypatch):
-    predict, large = model.predict_patient, name_of(images[0])
+    adapt_patients, large = model.adapt_patients, name_of(images[0])
 
-    def limited(prepared, settings):
-        if any(one.volume.name == large for one in prepared):
+    def limited(patients, settings):
+        patients = list(patients)  # both are in work when memory runs out
+        if any(one.volume.name == large for prepared in patients for one in prepared):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n 90 GiB.")
-        return predict(prepared, settings)
+        yield from adapt_patients(patients, settings)
 
-    monkeypatch.setattr(model, "predict_patient", limited)
-    rows = predict_all(model, images, tmp_path)
-    assert [row.status for row in rows] == ["failed", "failed", "done", "done"]
-    for image, row in zip(images[:2], rows, strict=False):
-        assert row.message.startswith(f"{image}: does not fit into the device's memory; choose")
+    monkeypatch.setattr(model, "adapt_patients", limited)
+    rows = untimed(predict_all(model, images, tmp_path))
+    names = [name_of(image) for image in images]
+    assert [rows[name].status for name in names] == ["failed", "failed", "done", "done"]
+    for image, name in zip(images[:2], names, strict=False):
+        assert rows[name].message.startswith(f"{image}: does not fit into the device's memory; use")
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
@@ -616,3 +618,20 @@ def test_every_public_name_is_there_whatever_was_imported_before():
 def test_a_name_that_is_not_there():
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         _ = mm.lode
+
+
+@INSTANCES
+def test_patients_side_by_side_are_each_as_alone(model, images, instance):
+    """As on a GPU, where a batch holds slices of several patients."""
+    patients = [[model.prepare(image)] for image in images]
+    settings = model.settings(instance=instance)
+    expected = [model.predict_patient(prepared, settings) for prepared in patients]
+
+    done = model.adapt_patients(patients, settings, side_by_side=True)
+    together = {number: finish(patients[number], adapted) for number, adapted in done}
+
+    assert sorted(together) == [0, 1, 2, 3]
+    for number, (one,) in enumerate(expected):
+        (made,) = together[number]
+        assert made.realism_after == pytest.approx(one.realism_after, abs=1e-4)
+        assert (made.labels != one.labels).mean() < 1e-3

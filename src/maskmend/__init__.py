@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from maskmend.config import AdaptationConfig, Config, read_config
     from maskmend.errors import ConfigError, InputError, MaskmendError, RunError
     from maskmend.evaluate.scores import evaluate
-    from maskmend.predict import Model, Prediction, load, predict_files
+    from maskmend.files import predict_files
+    from maskmend.predict import Model, Prediction, load
     from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
     from maskmend.train import train
 
@@ -43,7 +44,7 @@ _HOMES = {
     "build": "build",
     "evaluate": "evaluate.scores",
     "load": "predict",
-    "predict_files": "predict",
+    "predict_files": "files",
     "read_config": "config",
     "train": "train",
 }

@@ -11,6 +11,7 @@ Axes: slice, channel or class, height, width. The slices of one instance are tun
 
 import copy
 import math
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,8 @@ class Adapted:
     """Its score of each returned mask."""
     steps: int
     """Updates behind the returned masks."""
+    seconds: float
+    """Time of its share of the passes through the networks."""
     message: str = ""
     """Why adaptation was given up, if it was."""
 
@@ -142,6 +145,7 @@ class _Instance:
         self.steps = 0
         self.kept_step = 0
         self.finished = False
+        self.seconds = 0.0
         self.message = ""
         self.plain = self.kept = images.new_empty(0)
 
@@ -221,6 +225,7 @@ class _Batch:
             plain_scores=plain_scores,
             scores=scores,
             steps=one.kept_step,
+            seconds=one.seconds,
             message=one.message,
         )
 
@@ -249,6 +254,7 @@ class _Batch:
         for one in instances:
             one.optimizer.zero_grad()
         for chunk in self._chunks(images):
+            start = time.perf_counter()
             lengths = [len(part) for _, part in chunk]
             share = [1 / len(images[number]) for number, _ in chunk]
             with torch.set_grad_enabled(learn), self._autocast(images[0].device):
@@ -264,12 +270,14 @@ class _Batch:
                 if self.config.steps == "auto":
                     score = _sums(self.prior.realism(probabilities), lengths, share)
             figures = torch.stack([loss, score]).tolist()  # the one wait for the device
+            seconds = (time.perf_counter() - start) / sum(lengths)
             for (number, _), part, a, b in zip(
                 chunk, probabilities.split(lengths), *figures, strict=True
             ):
                 masks[number].append(part)
                 losses[number] += a
                 scores[number] += b
+                instances[number].seconds += seconds * len(part)
         whole = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in masks]
         return list(zip(whole, losses, scores, strict=True))
 

@@ -15,7 +15,8 @@ from maskmend.data.cohort import Cohort
 from maskmend.data.volume import read_image, read_mask
 from maskmend.evaluate.figures import Row
 from maskmend.evaluate.scores import MEAN, Evaluation, evaluate
-from maskmend.predict import Model, predict_files
+from maskmend.files import predict_files
+from maskmend.predict import Model
 
 PLAIN, ADAPTED, SCORES = "plain", "adapted", "scores"
 

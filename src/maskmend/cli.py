@@ -98,7 +98,8 @@ def predict(
     """
     from rich.progress import Progress
 
-    from maskmend.predict import Row, check_names, load, predict_files
+    from maskmend.files import Row, check_names, predict_files
+    from maskmend.predict import load
 
     model = load(run, device)
     settings = model.settings(

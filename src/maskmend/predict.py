@@ -1,14 +1,9 @@
-"""From image files to mask files with a trained run."""
+"""A trained run, and masks of images by it."""
 
-import csv
-import itertools
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +14,14 @@ from maskmend.adapt import Adapted, adapt_all, resolve_precision
 from maskmend.build import Networks
 from maskmend.checkpoint import load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
-from maskmend.data.cohort import patient_of
 from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, labels_on_grid, touches_crop
 from maskmend.data.volume import Volume, read_image, write_mask
-from maskmend.errors import ConfigError, InputError
+from maskmend.errors import ConfigError
 from maskmend.frozen import frozen
 from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
 
-PREDICTIONS = "predictions.csv"
-Status = Literal["done", "check", "failed"]
+_SLICES = {False: 32, True: 512}
+"""Slices in one pass, without and with a GPU; halved when memory runs out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +41,7 @@ class Prediction:
     steps: int
     """Updates of the adaptor; their mean where every slice has its own."""
     seconds: float
-    """Time for the image; a patient's images share theirs evenly."""
+    """Time of adaptation; a patient's images share theirs evenly."""
     message: str = ""
     """What a person ought to know; with `check` set, what to look at."""
     check: bool = False
@@ -56,19 +50,6 @@ class Prediction:
     def save(self, path: str | Path) -> None:
         """Write the mask, uint8, with the image's geometry; raises InputError if it cannot be."""
         write_mask(Path(path), self.labels, self.volume)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of predictions.csv."""
-
-    image: str
-    status: Status
-    realism_before: float | str = ""
-    realism_after: float | str = ""
-    steps: float | str = ""
-    seconds: float | str = ""
-    message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,42 +119,70 @@ class Model:
         self, prepared: Sequence[Prepared], settings: AdaptationConfig
     ) -> list[Prediction]:
         """Segment the volumes of one patient, as one instance or as many as there are slices."""
-        start = time.perf_counter()
-        lengths = [len(p.slices) for p in prepared]
-        slices = torch.cat([p.slices for p in prepared]).to(self.device)
-        instances = slices.split(1) if settings.instance == "slice" else [slices]
-        adapted = self.adapt(instances, settings)
-        masks, plain, scores, plain_scores = (
-            torch.cat([getattr(one, name) for one in adapted]).split(lengths)
-            for name in ("masks", "plain", "scores", "plain_scores")
-        )
-        given_up = next((one.message for one in adapted if one.message), "")
-        steps = round(sum(one.steps for one in adapted) / len(adapted))
-        made = []
-        for number, image in enumerate(prepared):
-            labels = labels_on_grid(masks[number], image.grid)
-            problem = _problem(labels, masks[number], image.grid)
-            prediction = Prediction(
-                volume=image.volume,
-                labels=labels,
-                plain=labels_on_grid(plain[number], image.grid),
-                realism_before=plain_scores[number].mean().item(),
-                realism_after=scores[number].mean().item(),
-                steps=steps,
-                seconds=0.0,
-                message="; ".join(filter(None, (problem, given_up))),
-                check=bool(problem),
-            )
-            made.append(prediction)
-        seconds = (time.perf_counter() - start) / len(made)
-        return [replace(prediction, seconds=seconds) for prediction in made]
+        ((_, adapted),) = self.adapt_patients([prepared], settings)
+        return finish(prepared, adapted)
 
-    def adapt(self, instances: Iterable[Tensor], settings: AdaptationConfig) -> list[Adapted]:
-        """Adapt to stacks of slices, [slice channel height width] each, on the model's device."""
+    def adapt_patients(
+        self,
+        patients: Iterable[Sequence[Prepared]],
+        settings: AdaptationConfig,
+        *,
+        side_by_side: bool | None = None,
+    ) -> Iterator[tuple[int, list[Adapted]]]:
+        """Adapt to patients, drawn when there is room for another.
+
+        Args:
+            patients: The images of each.
+            settings: How to adapt.
+            side_by_side: Share passes among patients. By default on a GPU; a CPU gains nothing, and
+                apart from others results are equal to the last bit whatever their order.
+
+        Yields:
+            Number of a patient, from 0, and what adaptation made of its instances, for `finish`.
+        """
+        if not (self.device.type != "cpu" if side_by_side is None else side_by_side):
+            for patient, prepared in enumerate(patients):
+                done = dict(self.adapt(self._instances(prepared, settings), settings))
+                yield patient, [done[number] for number in range(len(done))]
+            return
+        missing: dict[int, dict[int, Adapted | None]] = {}
+        owners: list[int] = []
+
+        def instances() -> Iterator[Tensor]:
+            for patient, prepared in enumerate(patients):
+                stacks = self._instances(prepared, settings)
+                missing[patient] = dict.fromkeys(range(len(owners), len(owners) + len(stacks)))
+                owners.extend([patient] * len(stacks))
+                yield from stacks
+
+        for number, adapted in self.adapt(instances(), settings):
+            parts = missing[owners[number]]
+            parts[number] = adapted
+            if None not in parts.values():
+                del missing[owners[number]]
+                yield owners[number], [part for part in parts.values() if part]
+
+    def _instances(
+        self, prepared: Sequence[Prepared], settings: AdaptationConfig
+    ) -> tuple[Tensor, ...]:
+        """A patient's slices, together or each alone."""
+        slices = torch.cat([one.slices for one in prepared]).to(self.device)
+        return slices.split(1) if settings.instance == "slice" else (slices,)
+
+    def adapt(
+        self, instances: Iterable[Tensor], settings: AdaptationConfig
+    ) -> Iterator[tuple[int, Adapted]]:
+        """`adapt_all` with the run's networks, on stacks of slices on the model's device."""
         segmentor, prior = self._judged(settings)
-        adaptor, enough = self.networks.adaptor, self.enough
-        done = dict(adapt_all(segmentor, adaptor, prior, instances, settings, enough=enough))
-        return [done[number] for number in sorted(done)]
+        return adapt_all(
+            segmentor,
+            self.networks.adaptor,
+            prior,
+            instances,
+            settings,
+            enough=self.enough,
+            slices=_SLICES[self.device.type == "cuda"],
+        )
 
     def _judged(self, settings: AdaptationConfig) -> tuple[nn.Module, Prior]:
         """The segmentor and what judges its masks, in their fastest form."""
@@ -188,6 +197,38 @@ class Model:
         if settings.prior == "entropy":
             return segmentor, EntropyPrior()
         return segmentor, DiscriminatorPrior(discriminator, self.config.adversarial.target)
+
+
+def finish(prepared: Sequence[Prepared], adapted: Sequence[Adapted]) -> list[Prediction]:
+    """A patient's predictions on the grids of its images.
+
+    Args:
+        prepared: The patient's images.
+        adapted: What adaptation made of their slices, one after another.
+    """
+    lengths = [len(p.slices) for p in prepared]
+    masks, plain, scores, plain_scores = (
+        torch.cat([getattr(one, name) for one in adapted]).split(lengths)
+        for name in ("masks", "plain", "scores", "plain_scores")
+    )
+    given_up = next((one.message for one in adapted if one.message), "")
+    made = []
+    for number, image in enumerate(prepared):
+        labels = labels_on_grid(masks[number], image.grid)
+        problem = _problem(labels, masks[number], image.grid)
+        prediction = Prediction(
+            volume=image.volume,
+            labels=labels,
+            plain=labels_on_grid(plain[number], image.grid),
+            realism_before=plain_scores[number].mean().item(),
+            realism_after=scores[number].mean().item(),
+            steps=round(sum(one.steps for one in adapted) / len(adapted)),
+            seconds=sum(one.seconds for one in adapted) / len(prepared),
+            message="; ".join(filter(None, (problem, given_up))),
+            check=bool(problem),
+        )
+        made.append(prediction)
+    return made
 
 
 def _problem(labels: UInt8[np.ndarray, "x y z"], masks: Tensor, grid: SliceGrid) -> str:
@@ -220,124 +261,3 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
         return Model(config, networks, torch.device(device), validation_realism(Path(run)))
     except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
         raise ConfigError(f"device: {device} is not available on this machine; try cpu") from error
-
-
-def predict_files(
-    model: Model,
-    images: Sequence[Path],
-    out: Path,
-    settings: AdaptationConfig,
-    report: Callable[[Row], None] = lambda row: None,
-) -> list[Row]:
-    """Segment image files into NAME_mask.nii.gz, and say in predictions.csv how each went.
-
-    Rows are written as patients are done, so that nothing finished is lost. An image that cannot be
-    used has its own failed row, and the others are done.
-
-    Args:
-        model: The trained run.
-        images: NIfTI files. Files named as frames of one patient are adapted to together where the
-            instance is a patient; their order does not matter.
-        out: Folder of the masks, made if need be.
-        settings: How to adapt.
-        report: Called with every row.
-
-    Returns:
-        The rows, one an image.
-
-    Raises:
-        ConfigError: Two images have the same name, so that their masks would collide.
-        InputError: The folder cannot be written.
-    """
-    check_names(images)
-    rows = []
-    with _table(out) as write:
-        for paths in _by_patient(images):
-            for row in _predict_patient(model, paths, out, settings):
-                write(row)
-                report(row)
-                rows.append(row)
-    return rows
-
-
-def _predict_patient(
-    model: Model, paths: Sequence[Path], out: Path, settings: AdaptationConfig
-) -> Iterator[Row]:
-    prepared = []
-    for path in paths:
-        try:
-            prepared.append(model.prepare(path))
-        except InputError as error:
-            yield Row(name_of(path), "failed", message=str(error))
-    if not prepared:
-        return
-    try:
-        predictions = model.predict_patient(prepared, settings)
-    except torch.OutOfMemoryError:
-        remedy = "choose another device, or slice rather than patient as the instance"
-        for one in prepared:
-            message = f"{one.volume.path}: does not fit into the device's memory; {remedy}"
-            yield Row(one.volume.name, "failed", message=message)
-        return
-    for prediction in predictions:
-        yield _save(prediction, out)
-
-
-def _save(prediction: Prediction, out: Path) -> Row:
-    name = prediction.volume.name
-    try:
-        prediction.save(out / f"{name}_mask.nii.gz")
-    except InputError as error:
-        return Row(name, "failed", message=str(error))
-    message = prediction.message
-    return Row(
-        name,
-        "check" if prediction.check else "done",
-        round(prediction.realism_before, 4),
-        round(prediction.realism_after, 4),
-        prediction.steps,
-        round(prediction.seconds, 3),
-        f"{prediction.volume.path}: {message}" if message else "",
-    )
-
-
-def name_of(path: Path) -> str:
-    """File name without .nii or .nii.gz, in letters of any case."""
-    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-
-
-def _by_patient(images: Iterable[Path]) -> list[list[Path]]:
-    """Files of a patient together, patients in the order they were first named."""
-    groups: dict[str, list[Path]] = {}
-    for path in images:
-        groups.setdefault(patient_of(name_of(path)), []).append(path)
-    # Sorted within a patient, so that results do not depend on the order of the call.
-    return [sorted(paths, key=name_of) for paths in groups.values()]
-
-
-def check_names(images: Sequence[Path]) -> None:
-    """Raises ConfigError if the masks of two images would have the same name."""
-    for a, b in itertools.combinations(images, 2):
-        if name_of(a) == name_of(b):
-            raise ConfigError(f"{a} and {b} would both become {name_of(a)}_mask.nii.gz; rename one")
-
-
-@contextmanager
-def _table(out: Path) -> Iterator[Callable[[Row], None]]:
-    """Opens predictions.csv and gives a function that adds a row and flushes it."""
-    path = out / PREDICTIONS
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in fields(Row))
-
-            def write(row: Row) -> None:
-                writer.writerow(astuple(row))
-                file.flush()
-
-            yield write
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another --out"
-        ) from error
