@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import importlib
 import json
 import os
@@ -34,8 +35,9 @@ from maskmend.data.phantom import write_cohort
 from maskmend.data.slices import split_of
 from maskmend.evaluate.metrics import dice
 from maskmend.evaluate.scores import evaluate
-from maskmend.files import PREDICTIONS, predict_files
+from maskmend.files import predict_files
 from maskmend.predict import Model, load
+from maskmend.table import PREDICTIONS
 from maskmend.training import Trainer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -330,7 +332,7 @@ def test_predict(run, images, tmp_path, capsys):
     predict_files(model, images, tmp_path / "direct", settings)
     assert masks(out) == masks(tmp_path / "direct")
     written = json.loads((out / "settings.json").read_text())
-    assert written["run"] == str(run)
+    assert written["weights_sha256"] == hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest()
     assert written["structures"] == {"1": "RV", "2": "MYO", "3": "LV"}
     assert config_from({"adaptation": written["adaptation"]}).adaptation == settings
 
@@ -437,8 +439,12 @@ def test_a_full_disk_during_predict(failing, run, images, tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_is_full_for_the_table(failing, run, images, tmp_path):
-    (tmp_path / PREDICTIONS).symlink_to("/dev/full")
+def test_a_disk_that_is_full_for_the_table(failing, run, images, tmp_path, monkeypatch):
+    def full(path, mode="r", *others, **named):
+        return path_open(Path("/dev/full") if mode == "a" else path, mode, *others, **named)
+
+    path_open = Path.open
+    monkeypatch.setattr(Path, "open", full)
     status, lines = failing(*predict_arguments(run, images, tmp_path))
     assert (status, len(lines)) == (1, 1)
     assert f"{tmp_path / PREDICTIONS}: cannot be written (No space left on device)" in lines[0]

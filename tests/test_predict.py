@@ -26,10 +26,11 @@ from maskmend.config import AdaptationConfig, config_from, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.errors import ConfigError, InputError
-from maskmend.files import PREDICTIONS, Row, name_of, predict_files
+from maskmend.files import SETTINGS, name_of, predict_files
 from maskmend.frozen import frozen
 from maskmend.predict import Model, finish, load
 from maskmend.priors import DiscriminatorPrior
+from maskmend.table import PREDICTIONS, Row
 
 COLUMNS = "image,status,realism_before,realism_after,steps,seconds,message"
 TINY = config_from(
@@ -557,13 +558,17 @@ def test_a_disk_that_is_full_for_one_mask(model, images, tmp_path, monkeypatch):
         " folder"
     )
     expected = {f"{row.image}_mask.nii.gz" for row in rows if row.status == "done"}
-    assert {path.name for path in tmp_path.iterdir()} == {*expected, PREDICTIONS}
+    assert {path.name for path in tmp_path.iterdir()} == {*expected, PREDICTIONS, SETTINGS}
     assert [row["status"] for row in table(tmp_path).values()] == [row.status for row in rows]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_is_full_for_the_table(model, images, tmp_path):
-    (tmp_path / PREDICTIONS).symlink_to("/dev/full")
+def test_a_disk_that_is_full_for_the_table(model, images, tmp_path, monkeypatch):
+    def full(path, mode="r", *others, **named):
+        return path_open(Path("/dev/full") if mode == "a" else path, mode, *others, **named)
+
+    path_open = Path.open
+    monkeypatch.setattr(Path, "open", full)
     assert error_of(InputError, predict_all, model, images[:1], tmp_path) == (
         f"{tmp_path / PREDICTIONS}: cannot be written (No space left on device);"
         " free space or choose another --out"
@@ -574,7 +579,7 @@ def test_a_disk_that_is_full_for_the_table(model, images, tmp_path):
 def test_a_folder_that_cannot_be_made(model, images, tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     message = error_of(InputError, predict_all, model, images[:1], tmp_path / "out")
-    assert message.startswith(f"{tmp_path / 'out' / PREDICTIONS}: cannot be written")
+    assert message.startswith(f"{tmp_path / 'out' / SETTINGS}: cannot be written")
 
 
 def test_a_patient_that_is_too_large_for_the_device(model, images, tmp_path, monkeypatch):

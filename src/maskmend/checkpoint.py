@@ -13,6 +13,7 @@ whole files.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -95,6 +96,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(
             f"{path}: truncated or no safetensors file ({reason}); copy it again or train anew"
         ) from error
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def network_tensors(networks: Networks) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.console import Console
 from maskmend.errors import ConfigError, MaskmendError
 
 if TYPE_CHECKING:
-    from maskmend.config import AdaptationConfig
+    pass
 
 app = App(
     name="maskmend",
@@ -85,6 +83,9 @@ def predict(
 ) -> int:
     """Segment images, the adaptor tuned on each patient; writes NAME_mask.nii.gz, predictions.csv.
 
+    A call that was stopped is continued by the same call; with another run or other settings, all
+    images are done anew.
+
     Args:
         run: Run folder of a training.
         images: NIfTI files.
@@ -98,17 +99,18 @@ def predict(
     """
     from rich.progress import Progress
 
-    from maskmend.files import Row, check_names, predict_files
+    from maskmend.files import check_names, finished_rows, predict_files
     from maskmend.predict import load
+    from maskmend.table import Row
 
     model = load(run, device)
     settings = model.settings(
         steps=steps, prior=prior, instance=instance, learning_rate=learning_rate
     )
     check_names(images)
-    # First, so that the masks of a call that is stopped have theirs.
-    _write_settings(out, run, model.config.data.structures, settings)
     console = Console(stderr=True)
+    if there := len(finished_rows(model, images, out, settings)):
+        console.print(f"{out}: {there} of {len(images)} images are done already", soft_wrap=True)
     # In a file, even a bar that vanishes leaves an empty line.
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(images))
@@ -198,16 +200,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"maskmend: {' '.join(str(error).split())}", file=sys.stderr)
         status = WRONG_CALL
     sys.exit(status or DONE)
-
-
-def _write_settings(
-    out: Path, run: Path, structures: dict[int, str], settings: AdaptationConfig
-) -> None:
-    from maskmend.checkpoint import write_atomically
-
-    content = {
-        "run": str(run),
-        "structures": structures,
-        "adaptation": dataclasses.asdict(settings),
-    }
-    write_atomically(out / "settings.json", json.dumps(content, indent=2))

@@ -4,42 +4,29 @@ read, resample  ->  adapt (the device)  ->  resample back, write
 a thread ahead      this thread             a thread behind
 """
 
-import csv
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 
 from maskmend.adapt import Adapted
+from maskmend.checkpoint import write_atomically
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import patient_of
-from maskmend.errors import ConfigError, InputError
+from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.predict import Model, Prediction, Prepared, finish
+from maskmend.table import PREDICTIONS, Row, open_table, read_table
 
-PREDICTIONS = "predictions.csv"
-Status = Literal["done", "check", "failed"]
+SETTINGS = "settings.json"
 
 _AHEAD = 2
 """Patients that are read, or wait to be written, beside those that are adapted to."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of predictions.csv."""
-
-    image: str
-    status: Status
-    realism_before: float | str = ""
-    realism_after: float | str = ""
-    steps: float | str = ""
-    seconds: float | str = ""
-    message: str = ""
 
 
 def predict_files(
@@ -51,8 +38,9 @@ def predict_files(
 ) -> list[Row]:
     """Segment image files into NAME_mask.nii.gz, and say in predictions.csv how each went.
 
-    Rows are written as patients are done, so that nothing finished is lost. An image that cannot be
-    used has its own failed row, and the others are done.
+    Rows are written as patients are done, so that nothing finished is lost. An image that cannot
+    be used has its own failed row, and the others are done. A call that was stopped is continued by
+    the same call; see `finished_rows`.
 
     Args:
         model: The trained run.
@@ -70,23 +58,76 @@ def predict_files(
         InputError: The folder cannot be written.
     """
     check_names(images)
-    rows = []
-    with _table(out) as write:
-        for row in _predict(model, _by_patient(images), out, settings):
+    rows = finished_rows(model, images, out, settings)
+    finished = {row.image for row in rows}
+    left = [path for path in images if name_of(path) not in finished]
+    # First, so that the masks of a call that is stopped have theirs.
+    try:
+        write_atomically(out / SETTINGS, json.dumps(_made_by(model, settings), indent=2))
+    except RunError as error:
+        raise InputError(str(error)) from error
+    with open_table(out / PREDICTIONS, rows) as write:
+        for row in rows:
+            report(row)
+
+        def record(row: Row) -> None:
+            if row.status == "failed":  # a mask of an earlier call would belie the row
+                (out / f"{row.image}_mask.nii.gz").unlink(missing_ok=True)
             write(row)
             report(row)
             rows.append(row)
+
+        _predict(model, _by_patient(left), out, settings, record)
     return rows
 
 
+def finished_rows(
+    model: Model, images: Sequence[Path], out: Path, settings: AdaptationConfig
+) -> list[Row]:
+    """Rows of images that an earlier call into the same folder finished, and that stay as they are.
+
+    They are those with a mask that is younger than the image, made by the same weights with the
+    same settings. Where the instance is a patient, all images of the patient must be finished.
+    """
+    try:
+        made_by = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if made_by != json.loads(json.dumps(_made_by(model, settings))):
+        return []
+    rows = {row.image: row for row in read_table(out / PREDICTIONS) if row.status != "failed"}
+
+    def finished(path: Path) -> bool:
+        mask = out / f"{name_of(path)}_mask.nii.gz"
+        if name_of(path) not in rows or not (mask.is_file() and path.is_file()):
+            return False
+        return mask.stat().st_mtime_ns >= path.stat().st_mtime_ns
+
+    units = _by_patient(images) if settings.instance == "patient" else [[path] for path in images]
+    return [rows[name_of(path)] for unit in units if all(map(finished, unit)) for path in unit]
+
+
+def _made_by(model: Model, settings: AdaptationConfig) -> dict[str, Any]:
+    """What the masks in a folder depend on, but for the images."""
+    return {
+        "weights_sha256": model.digest,
+        "structures": {str(k): name for k, name in model.config.data.structures.items()},
+        "adaptation": asdict(settings),
+    }
+
+
 def _predict(
-    model: Model, patients: Sequence[Sequence[Path]], out: Path, settings: AdaptationConfig
-) -> Iterator[Row]:
-    """Rows as patients are finished, in the order they finish."""
-    failed: list[Row] = []
+    model: Model,
+    patients: Sequence[Sequence[Path]],
+    out: Path,
+    settings: AdaptationConfig,
+    record: Callable[[Row], None],
+) -> None:
+    """The thread behind records the rows, and ends its work even if the others are stopped."""
     inside: dict[int, list[Prepared]] = {}
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead: list[Future[tuple[list[Prepared], list[Row]]]] = []
+        behind: list[Future[None]] = []
         waiting = iter(patients)
 
         def stream() -> Iterator[list[Prepared]]:
@@ -97,38 +138,34 @@ def _predict(
                 if not ahead:
                     return
                 prepared, unreadable = ahead.pop(0).result()
-                failed.extend(unreadable)
+                behind.extend(writer.submit(record, row) for row in unreadable)
                 if prepared:
                     inside[number] = prepared
                     number += 1
                     yield prepared
 
-        behind: list[Future[list[Row]]] = []
+        def write(prepared: list[Prepared], adapted: list[Adapted]) -> None:
+            behind.append(writer.submit(_write, prepared, adapted, out, record))
+            while len(behind) > _AHEAD:
+                behind.pop(0).result()
+
         finished = False
         while not finished:
             try:
                 for number, adapted in model.adapt_patients(stream(), settings):
-                    behind.append(writer.submit(_write, inside.pop(number), adapted, out))
-                    while behind and (behind[0].done() or len(behind) > _AHEAD):
-                        yield from behind.pop(0).result()
-                    yield from _drained(failed)
+                    write(inside.pop(number), adapted)
                 finished = True
             except torch.OutOfMemoryError:  # with a single slice in a pass: one by one, then
                 for prepared in inside.values():
                     try:
                         ((_, adapted),) = model.adapt_patients([prepared], settings)
                     except torch.OutOfMemoryError:
-                        failed.extend(_too_large(one) for one in prepared)
+                        behind.extend(writer.submit(record, _too_large(one)) for one in prepared)
                     else:
-                        behind.append(writer.submit(_write, prepared, adapted, out))
+                        write(prepared, adapted)
                 inside.clear()
-            except (Exception, KeyboardInterrupt):
-                for future in behind:  # whose masks are there already
-                    yield from future.result()
-                raise
         for future in behind:
-            yield from future.result()
-        yield from _drained(failed)
+            future.result()
 
 
 def _too_large(prepared: Prepared) -> Row:
@@ -147,13 +184,14 @@ def _read(model: Model, paths: Sequence[Path]) -> tuple[list[Prepared], list[Row
     return prepared, failed
 
 
-def _write(prepared: Sequence[Prepared], adapted: Sequence[Adapted], out: Path) -> list[Row]:
-    return [_save(prediction, out) for prediction in finish(prepared, adapted)]
-
-
-def _drained(rows: list[Row]) -> Iterator[Row]:
-    while rows:
-        yield rows.pop(0)
+def _write(
+    prepared: Sequence[Prepared],
+    adapted: Sequence[Adapted],
+    out: Path,
+    record: Callable[[Row], None],
+) -> None:
+    for prediction in finish(prepared, adapted):
+        record(_save(prediction, out))
 
 
 def _save(prediction: Prediction, out: Path) -> Row:
@@ -193,24 +231,3 @@ def check_names(images: Sequence[Path]) -> None:
     for a, b in itertools.combinations(images, 2):
         if name_of(a) == name_of(b):
             raise ConfigError(f"{a} and {b} would both become {name_of(a)}_mask.nii.gz; rename one")
-
-
-@contextmanager
-def _table(out: Path) -> Iterator[Callable[[Row], None]]:
-    """Opens predictions.csv and gives a function that adds a row and flushes it."""
-    path = out / PREDICTIONS
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in fields(Row))
-
-            def write(row: Row) -> None:
-                writer.writerow(astuple(row))
-                file.flush()
-
-            yield write
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another --out"
-        ) from error

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskmend.adapt import Adapted, adapt_all, resolve_precision
 from maskmend.build import Networks
-from maskmend.checkpoint import load_run, validation_realism
+from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, labels_on_grid, touches_crop
 from maskmend.data.volume import Volume, read_image, write_mask
@@ -70,6 +70,7 @@ class Model:
         device: Where to compute.
         enough: Mean score from which automatic adaptation leaves masks alone: that of the
             validation patients' predictions.
+        digest: SHA-256 of the file that the weights come from.
     """
 
     def __init__(
@@ -78,9 +79,10 @@ class Model:
         networks: Networks,
         device: torch.device,
         enough: float | None = None,
+        digest: str = "",
     ):
         self.config, self.networks, self.device = config, networks, device
-        self.enough = enough
+        self.enough, self.digest = enough, digest
         self._frozen: dict[torch.dtype, tuple[nn.Module, nn.Module]] = {}
         for module in networks.modules().values():
             module.to(device).eval().requires_grad_(False)
@@ -258,6 +260,7 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
     config, networks = load_run(Path(run))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return Model(config, networks, torch.device(device), validation_realism(Path(run)))
+        enough, digest = validation_realism(Path(run)), digest_of(Path(run) / WEIGHTS)
+        return Model(config, networks, torch.device(device), enough, digest)
     except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
         raise ConfigError(f"device: {device} is not available on this machine; try cpu") from error

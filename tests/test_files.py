@@ -1,0 +1,210 @@
+"""Cohorts that are continued, whatever stopped them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from maskmend.build import build
+from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
+from maskmend.config import config_from, to_yaml
+from maskmend.data.phantom import write_cohort
+from maskmend.files import finished_rows, predict_files
+from maskmend.predict import load
+from maskmend.table import PREDICTIONS, Row, open_table, read_table
+
+TINY = config_from(
+    {
+        "preprocess": {"size": 32, "spacing_mm": 10},
+        "segmentor": {"width": 4, "depth": 2},
+        "discriminator": {"widths": [4, 8], "strides": [2, 2]},
+        "adaptor": {"widths": [4]},
+        "adaptation": {"steps": 1, "precision": "32-true"},
+    }
+)
+
+# Hangs when the third patient's turn comes.
+VICTIM = """
+import sys, time
+from maskmend.cli import main
+from maskmend.predict import Model
+
+adapt_patients = Model.adapt_patients
+
+def hang(model, patients, settings):
+    for number, adapted in adapt_patients(model, patients, settings):
+        if number == 2:
+            time.sleep(600)
+        yield number, adapted
+
+Model.adapt_patients = hang
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Several are slower for networks as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hearts")
+    write_cohort(root, patients=4, seed=0, size=32, spacing_mm=9.5)
+    return sorted((root / "images").iterdir())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with quiet_generator(0):
+        networks = build(TINY)
+    with torch.no_grad():
+        networks.segmentor.head.bias += torch.tensor([0.0, 0.3, 0.2, 0.1])
+    (folder / CONFIG).write_text(to_yaml(TINY))
+    write_tensors(folder / WEIGHTS, network_tensors(networks))
+    return folder
+
+
+@pytest.fixture
+def model(run):
+    return load(run, "cpu")
+
+
+@pytest.fixture
+def counted(model, monkeypatch):
+    """Names of the images that are adapted to, as they come."""
+    names, adapt_patients = [], model.adapt_patients
+
+    def counting(patients, settings):
+        def noted():
+            for prepared in patients:
+                names.extend(one.volume.name for one in prepared)
+                yield prepared
+
+        return adapt_patients(noted(), settings)
+
+    monkeypatch.setattr(model, "adapt_patients", counting)
+    return names
+
+
+def predict(model, images, out, **adaptation):
+    return predict_files(model, images, out, model.settings(**adaptation))
+
+
+def content(out):
+    return {path.name: path.read_bytes() for path in out.glob("*_mask.nii.gz")}
+
+
+def test_a_finished_cohort_is_not_done_again(model, images, tmp_path, counted):
+    first = predict(model, images, tmp_path)
+    masks, table = content(tmp_path), (tmp_path / PREDICTIONS).read_bytes()
+    counted.clear()
+    again = predict(model, images, tmp_path)
+    assert counted == []
+    assert [row.image for row in again] == [row.image for row in first]
+    assert content(tmp_path) == masks
+    assert (tmp_path / PREDICTIONS).read_bytes() == table
+
+
+def test_more_images_are_added(model, images, tmp_path, counted):
+    predict(model, images[:4], tmp_path)
+    counted.clear()
+    rows = predict(model, images, tmp_path)
+    assert counted == [path.name[:-7] for path in images[4:]]
+    assert sorted(row.image for row in rows) == [path.name[:-7] for path in images]
+    assert [row.image for row in read_table(tmp_path / PREDICTIONS)] == [row.image for row in rows]
+
+
+@pytest.mark.parametrize(("instance", "again"), [("patient", [2, 3]), ("slice", [3])])
+def test_a_patient_is_done_whole_where_it_is_the_instance(
+    model, images, tmp_path, counted, instance, again
+):
+    predict(model, images, tmp_path, instance=instance)
+    (tmp_path / f"{images[3].name[:-7]}_mask.nii.gz").unlink()
+    counted.clear()
+    predict(model, images, tmp_path, instance=instance)
+    assert counted == [images[i].name[:-7] for i in again]
+    assert len(content(tmp_path)) == len(images)
+
+
+def test_other_settings_other_weights_and_a_younger_image_are_done_anew(
+    model, run, images, tmp_path, counted
+):
+    settings = model.settings()
+    predict(model, images, tmp_path)
+    assert len(finished_rows(model, images, tmp_path, settings)) == len(images)
+    assert finished_rows(model, images, tmp_path, model.settings(steps=2)) == []
+    model.digest = "of other weights"
+    assert finished_rows(model, images, tmp_path, settings) == []
+    model.digest = load(run, "cpu").digest
+    mask = tmp_path / f"{images[0].name[:-7]}_mask.nii.gz"
+    os.utime(mask, ns=(0, images[0].stat().st_mtime_ns - 1))
+    left = finished_rows(model, images, tmp_path, settings)
+    assert [row.image for row in left] == [path.name[:-7] for path in images[2:]]
+
+
+def test_a_failed_image_is_tried_again_and_leaves_no_old_mask(model, images, tmp_path):
+    bad = tmp_path / "in" / images[0].name
+    bad.parent.mkdir()
+    bad.write_bytes(images[0].read_bytes())
+    assert predict(model, [bad], tmp_path)[0].status != "failed"
+    time.sleep(0.02)
+    bad.write_bytes(b"no image")
+    assert [row.status for row in predict(model, [bad], tmp_path)] == ["failed"]
+    assert content(tmp_path) == {}
+    bad.write_bytes(images[0].read_bytes())
+    assert predict(model, [bad], tmp_path)[0].status != "failed"
+    assert len(content(tmp_path)) == 1
+
+
+def test_a_killed_predict_goes_on_where_it_was(run, model, images, tmp_path, counted):
+    expected = predict(model, images, tmp_path / "whole")
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", VICTIM, "predict", run, *images, "--out", out]
+    victim = subprocess.Popen([*map(str, command), "--device", "cpu"])
+    try:
+        deadline = time.monotonic() + 60
+        while len(read_table(out / PREDICTIONS)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+    assert len(read_table(out / PREDICTIONS)) == 4
+    # A row that was being written, too.
+    with (out / PREDICTIONS).open("a") as table:
+        table.write("heart002_frame01,done,0.1")
+
+    counted.clear()
+    rows = predict(model, images, out)
+
+    assert counted == [path.name[:-7] for path in images[4:]]
+    assert [row.image for row in rows] == [row.image for row in expected]
+    assert content(out) == content(tmp_path / "whole")
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_the_table_survives_strangers(tmp_path):
+    path = tmp_path / PREDICTIONS
+    assert read_table(path) == []
+    rows = [Row("a", "done", 0.5, 0.25, 3, 1.5, 'a, "quoted"\nmessage'), Row("b", "failed")]
+    with open_table(path, rows[:1]) as write:
+        write(rows[1])
+    assert [row.image for row in read_table(path)] == ["a", "b"]
+    assert read_table(path)[0].message == rows[0].message
+    whole = path.read_text()
+    path.write_text(whole + "c,perhaps,,,,,\nd,done\ne,done,1,1,1")
+    assert [row.image for row in read_table(path)] == ["a", "b"]
+    path.write_text("name\na\n")
+    assert read_table(path) == []
+    path.write_bytes(np.arange(256, dtype=np.uint8).tobytes())
+    assert read_table(path) == []
