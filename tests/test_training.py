@@ -102,9 +102,11 @@ def assert_same(ours, others):
 @pytest.fixture
 def steps(monkeypatch):
     """Loss of each optimizer's step and the networks whose weights it moved, as they are made."""
-    made, step = [], training._step
+    made = []
 
     def watch(trainer):
+        step = trainer._step
+
         def watched(optimizer, loss):
             modules = trainer.networks.modules()
             before = {n: [p.clone() for p in m.parameters()] for n, m in modules.items()}
@@ -116,7 +118,7 @@ def steps(monkeypatch):
             }
             made.append((loss.item(), names))
 
-        monkeypatch.setattr(training, "_step", watched)
+        monkeypatch.setattr(trainer, "_step", watched)
         return made
 
     return watch
@@ -151,13 +153,13 @@ def test_each_step_moves_its_own_player_alone(steps, joint):
 
 def test_the_discriminators_step_leaves_even_the_segmentors_statistics(monkeypatch):
     trainer = trainer_of(config())
-    step, before = training._step, []
+    step, before = trainer._step, []
 
     def remember(optimizer, loss):
         step(optimizer, loss)
         before.append(snapshot(trainer))
 
-    monkeypatch.setattr(training, "_step", remember)
+    monkeypatch.setattr(trainer, "_step", remember)
     trainer._iterate(0)
     assert moved(trainer, before[0]) == {"segmentor", "discriminator"}
     # The state after the segmentor's two steps is that after the discriminator's.

@@ -36,6 +36,13 @@ class Augmentation:
         moved = self.move(batch, padding=padding)
         return moved if self.noise is None else moved + self.noise.to(moved)
 
+    def of(self, rows: Tensor) -> "Augmentation":
+        """What will be done to some of the batch, by their index."""
+        return Augmentation(
+            theta=None if self.theta is None else self.theta[rows],
+            noise=None if self.noise is None else self.noise[rows],
+        )
+
     def move(
         self,
         batch: Float[Tensor, "batch channel height width"],

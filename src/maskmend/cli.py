@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -51,6 +51,8 @@ def train(
     out: Out,
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     accelerator: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
 ) -> int:
     """Train a segmentor and its mask discriminator; goes on by itself where a run stopped.
 
@@ -60,12 +62,21 @@ def train(
         out: Run folder.
         set_: section.field=value, over the file; may be repeated.
         accelerator: Where to compute.
+        devices: Processes on this machine that share each batch, one a GPU.
+        num_nodes: Machines; the command is started on each, as Lightning Fabric documents.
     """
     from maskmend.config import read_config
     from maskmend.train import train as run
 
-    best = run(read_config(config, set_), data, out, accelerator=accelerator)
-    print(f"{out}: best validation Dice {best['val_dice']:.4f}, iteration {best['iteration']:.0f}")
+    best = run(
+        read_config(config, set_),
+        data,
+        out,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+    )
+    _say(f"{out}: best validation Dice {best['val_dice']:.4f}, iteration {best['iteration']:.0f}")
     return DONE
 
 
@@ -186,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     except MaskmendError as error:
         if debug:
             raise
-        print(f"maskmend: {error}", file=sys.stderr)
+        _say(f"maskmend: {error}", file=sys.stderr)
         status = WRONG_CALL if isinstance(error, ConfigError) else SOME_FAILED
     except KeyboardInterrupt:
         print(
@@ -200,3 +211,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"maskmend: {' '.join(str(error).split())}", file=sys.stderr)
         status = WRONG_CALL
     sys.exit(status or DONE)
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    """Print, once where several processes train together."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=file)

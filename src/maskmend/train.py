@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,6 +42,8 @@ def train(
     out: Path,
     *,
     accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
     console: Console | None = None,
 ) -> Row:
     """Train a segmentor and its discriminator; go on where an unfinished run of `out` stopped.
@@ -50,18 +53,23 @@ def train(
         data: A folder with images and masks (see `maskmend.data.cohort`).
         out: The run folder, made if need be.
         accelerator: "cpu", "cuda" or "auto".
+        devices: Processes on this machine, each with a GPU if there are GPUs. More than one makes
+            the script or command that calls this function run once for each.
+        num_nodes: Machines.
         console: Where progress is shown; standard error by default.
 
     Returns:
         The figures at the best look at the validation patients.
 
     Raises:
-        ConfigError: There is no such accelerator.
+        ConfigError: There is no such accelerator, or a batch cannot be shared evenly.
         InputError: A file of the data cannot be used.
         RunError: `out` holds a run of another configuration or cannot be written.
     """
     console = console or Console(stderr=True)
-    fabric = _fabric(accelerator, config)
+    fabric = _fabric(accelerator, devices, num_nodes, config)
+    first = fabric.is_global_zero  # the one process that writes and speaks
+    console.quiet |= not first
     _check(out / CONFIG, config)
     cohort = find_cohort(data, config.data.layout)
     split = split_of(cohort, config)
@@ -70,8 +78,9 @@ def train(
         task = bar.add_task("", total=count_reads(cohort, split), figures="")
         slices = load_training_data(cohort, split, config, lambda: bar.advance(task))
     # After the data, so that a setting that did not fit them can be changed with the same folder.
-    write_atomically(out / CONFIG, to_yaml(config))
-    write_atomically(out / SPLIT, json.dumps(split.to_dict(), indent=2))
+    if first:
+        write_atomically(out / CONFIG, to_yaml(config))
+        write_atomically(out / SPLIT, json.dumps(split.to_dict(), indent=2))
     with quiet_generator(config.seed):
         trainer = Trainer(config, build(config), slices, fabric)
     if (out / CHECKPOINT).exists():
@@ -80,9 +89,10 @@ def train(
         console.print(f"resuming {out} at iteration {trainer.progress.iteration}")
     progress = trainer.progress
     tensorboard = out / "tensorboard"
-    with writing(tensorboard):
-        # What a killed run drew after its checkpoint is drawn again; the checkpoint's look is not.
-        board = SummaryWriter(str(tensorboard), purge_step=progress.iteration + 1)
+    if first:
+        with writing(tensorboard):
+            # What a killed run drew after its checkpoint is drawn again; its own look is not.
+            board = SummaryWriter(str(tensorboard), purge_step=progress.iteration + 1)
     with _bar(console, "training") as bar:
         task = bar.add_task(
             "", total=config.training.iterations, completed=progress.iteration, figures=""
@@ -96,6 +106,8 @@ def train(
             bar.update(task, completed=progress.iteration, figures=figures)
 
         def on_validation(row: Row, improved: bool) -> None:
+            if not first:
+                return
             shown.update(row)
             if improved:
                 write_tensors(out / WEIGHTS, network_tensors(trainer.networks))
@@ -113,22 +125,39 @@ def train(
             )
 
         trainer.run(on_iteration, on_validation)
-    board.close()
+    if first:
+        board.close()
     best = next(r for r in progress.history if r["iteration"] == progress.best_iteration)
     # A run that was finished before keeps what it was made with.
-    if not (out / RUN).exists():
+    if first and not (out / RUN).exists():
         ended = {**environment(fabric.device), "best": best}
         write_atomically(out / RUN, json.dumps(ended, indent=2))
     return best
 
 
-def _fabric(accelerator: str, config: Config) -> Fabric:
+def _fabric(accelerator: str, devices: int, num_nodes: int, config: Config) -> Fabric:
+    """The device of this process, after the others have been started."""
+    processes, batch = devices * num_nodes, config.training.batch
+    if processes < 1 or batch % processes:
+        raise ConfigError(
+            f"training.batch: {batch} cannot be shared evenly by {processes} processes; change one"
+        )
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=config.training.precision)
-    except RuntimeError as error:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy="ddp" if processes > 1 else "auto",
+            precision=config.training.precision,
+        )
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"accelerator: {accelerator} is not available on this machine; choose auto or cpu"
         ) from error
+    if processes > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // devices))
+        fabric.launch()
+    return fabric
 
 
 def _check(path: Path, config: Config) -> None:

@@ -6,7 +6,7 @@ was killed goes on exactly as if it had not been.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from maskmend.checkpoint import (
 from maskmend.config import Config
 from maskmend.data.slices import Pairs, TrainingData
 from maskmend.errors import RunError
+from maskmend.group import Group
 from maskmend.losses import (
     adversarial_loss,
     class_weights,
@@ -75,8 +76,10 @@ class Trainer:
 
     def __init__(self, config: Config, networks: Networks, data: TrainingData, fabric: Fabric):
         self.config, self.networks, self.data, self.fabric = config, networks, data, fabric
+        self.group = Group(fabric.global_rank, fabric.world_size)
         for module in networks.modules().values():
             module.to(fabric.device)
+            self.group.synchronise(module)
         self.weights = class_weights(
             torch.bincount(data.annotated.masks.flatten().long(), minlength=config.data.classes),
             config.training.class_weights,
@@ -171,7 +174,8 @@ class Trainer:
         with self.fabric.autocast():
             logits = self._predict(images)
         supervised = supervised_loss(logits, labels, self.weights)
-        _step(self.segmentor_optimizer, supervised)
+        self._step(self.segmentor_optimizer, supervised)
+        supervised = self.group.mean(supervised)
         losses = {"supervised": supervised.item()}
         if not config.adversarial.enabled:
             return losses
@@ -181,19 +185,20 @@ class Trainer:
         networks.discriminator.requires_grad_(False)
         with self.fabric.autocast():
             predicted = self._predict(images).float().softmax(1)[:, 1:]
-            scores = networks.discriminator(self._augment_masks(predicted, generator))
-        adversarial = adversarial_loss(scores, config.adversarial.target).mean()
+            scores = networks.discriminator(self._augment_masks([predicted], generator))
+        own = adversarial_loss(scores, config.adversarial.target).mean()
+        adversarial = self.group.mean(own)
         weight = config.adversarial.weight
         if config.adversarial.balance:
-            weight *= (supervised.detach() / adversarial.detach().clamp(min=1e-6)).item()
-        _step(self.segmentor_optimizer, weight * adversarial)
+            weight *= (supervised / adversarial.clamp(min=1e-6)).item()
+        self._step(self.segmentor_optimizer, weight * own)
         networks.discriminator.requires_grad_(True)
 
         # Equation 2, first line, on real masks, the same predictions and fake anchors.
         predicted = predicted.detach()
         kinds = [real, predicted] if corrupted is None else [real, predicted, corrupted]
         with self.fabric.autocast():
-            scores = networks.discriminator(self._augment_masks(torch.cat(kinds), generator))
+            scores = networks.discriminator(self._augment_masks(kinds, generator))
         n = len(real)
         loss = discriminator_loss(
             scores[:n],
@@ -203,11 +208,19 @@ class Trainer:
         )
         total = loss
         if config.adversarial.gradient_penalty and corrupted is not None:
-            mix = torch.rand(n, 1, 1, 1, generator=generator).to(real)
+            mix = torch.rand(n * self.group.size, 1, 1, 1, generator=generator)
+            mix = self.group.share(mix).to(real)
             penalty = gradient_penalty(networks.discriminator, real, corrupted, mix)
             total = loss + config.adversarial.gradient_penalty * penalty
-        _step(self.discriminator_optimizer, total)
-        return losses | {"adversarial": adversarial.item(), "discriminator": loss.item()}
+        self._step(self.discriminator_optimizer, total)
+        discriminator = self.group.mean(loss)
+        return losses | {"adversarial": adversarial.item(), "discriminator": discriminator.item()}
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.group.average_gradients(optimizer.param_groups[0]["params"])
+        optimizer.step()
 
     def _set_learning_rates(self, iteration: int) -> None:
         training = self.config.training
@@ -233,6 +246,7 @@ class Trainer:
         drawn = draw_augmentation(images.shape, self.config.image_augmentation, generator)
         images = drawn.apply(images, padding="border")
         labels = drawn.move(labels[:, None].float(), padding="zeros", mode="nearest")[:, 0]
+        images, labels = self.group.share(images), self.group.share(labels)
         return images.to(self.fabric.device), labels.long().to(self.fabric.device)
 
     def _draw_unpaired(
@@ -243,15 +257,20 @@ class Trainer:
         chosen = rng.integers(len(self.data.unpaired_images), size=batch)
         images = self.data.unpaired_images[torch.from_numpy(chosen)]
         drawn = draw_augmentation(images.shape, self.config.image_augmentation, generator)
-        images = drawn.apply(images, padding="border").to(device)
+        images = self.group.share(drawn.apply(images, padding="border")).to(device)
         chosen = rng.integers(len(self.data.unpaired_masks), size=batch)
         labels = self.data.unpaired_masks[torch.from_numpy(chosen)]
-        corrupted = self._corrupt(labels, rng)
-        return images, self._structures(labels), corrupted
+        real, corrupted = self._structures(labels), self._corrupt(labels, rng)
+        share = self.group.share
+        return images, share(real), None if corrupted is None else share(corrupted)
 
-    def _augment_masks(self, masks: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = draw_augmentation(masks.shape, self.config.mask_augmentation, generator)
-        return drawn.apply(masks, padding="zeros")
+    def _augment_masks(self, kinds: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+        """Masks of each kind, this process's share of them, augmented as in the whole batch."""
+        masks, batch = torch.cat(list(kinds)), len(kinds[0]) * self.group.size
+        shape = (batch * len(kinds), *masks.shape[1:])
+        drawn = draw_augmentation(shape, self.config.mask_augmentation, generator)
+        rows = torch.cat([self.group.share(r) for r in torch.arange(shape[0]).split(batch)])
+        return drawn.of(rows).apply(masks, padding="zeros")
 
     def _corrupt(
         self, labels: UInt8[Tensor, "slice height width"], rng: np.random.Generator
@@ -347,9 +366,3 @@ def volume_dice(
             row.append(2 * int((a & b).sum()) / total if total else 1.0)
         rows.append(row)
     return np.array(rows)
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

@@ -1,0 +1,5 @@
+"""`python -m maskmend`, the same as `maskmend`."""
+
+from maskmend.cli import main
+
+main()
