@@ -403,3 +403,33 @@ def test_a_given_precision_stays(precision):
 def test_an_automatic_precision_is_what_the_hardware_has(monkeypatch, units, precision):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
     assert resolve_precision("auto", torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_masks_can_be_made_by_the_exact_segmentor(keep):
+    """Adaptation sees one segmentor; another makes the masks, from the adaptor that is kept."""
+    segmentor, adaptor, _ = networks()
+    config, stacks = settings(keep=keep), instances()
+    twin = copy.deepcopy(segmentor).eval()
+    alone = [adapt(segmentor, adaptor, Area(0.1), images, config) for images in stacks]
+    done = dict(
+        adapt_all(segmentor, adaptor, Area(0.1), stacks, config, exact=lambda x: twin(x) + 0.0)
+    )
+    for number, expected in enumerate(alone):
+        assert_alike(done[number], expected)
+
+    shifted = dict(
+        adapt_all(segmentor, adaptor, Area(0.1), stacks, config, exact=lambda x: 2 * twin(x))
+    )
+    for number, expected in enumerate(alone):
+        assert shifted[number].losses == pytest.approx(expected.losses, rel=1e-4)
+        sharper = expected.masks.square() / expected.masks.square().sum(1, keepdim=True)
+        torch.testing.assert_close(shifted[number].masks, sharper, atol=1e-3, rtol=1e-2)
+
+
+def test_exact_masks_of_an_instance_that_was_given_up_are_plain():
+    segmentor, adaptor, images = networks()
+    twin = copy.deepcopy(segmentor).eval()
+    ((_, done),) = adapt_all(segmentor, adaptor, Failing(3), [images], settings(), exact=twin)
+    assert torch.equal(done.masks, done.plain)
+    assert done.steps == 0

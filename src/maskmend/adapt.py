@@ -97,6 +97,7 @@ def adapt_all(
     *,
     enough: float | None = None,
     slices: int = 64,
+    exact: nn.Module | None = None,
 ) -> Iterator[tuple[int, Adapted]]:
     """As `adapt`, for many instances; their results do not depend on their company.
 
@@ -109,13 +110,15 @@ def adapt_all(
         enough: As for `adapt`.
         slices: Most slices in one pass through the networks; halved when memory runs out. With
             `batch_norm="train"` an instance has a pass of its own, whatever its size.
+        exact: The segmentor in 32 bits, which makes the masks that are returned; by default they
+            are those that adaptation saw.
 
     Yields:
         Number of an instance, from 0, and its result, as they finish.
     """
     segmentor = copy.deepcopy(segmentor).requires_grad_(False)
     segmentor.train(config.batch_norm == "train")
-    batch = _Batch(segmentor, prior, config, slices)
+    batch = _Batch(segmentor, prior, config, slices, exact)
     waiting = enumerate(instances)
     live: dict[int, _Instance] = {}
     exhausted = False
@@ -138,12 +141,14 @@ class _Instance:
         self, images: Images, adaptor: nn.Module, config: AdaptationConfig, enough: float | None
     ):
         self.images, self.config, self.enough = images, config, enough
+        self.start = adaptor
         self.adaptor = copy.deepcopy(adaptor).requires_grad_(True)
         self.optimizer = torch.optim.Adam(self.adaptor.parameters(), config.learning_rate)
         self.generator = torch.Generator().manual_seed(0)
         self.losses: list[float] = []
         self.steps = 0
         self.kept_step = 0
+        self.kept_weights: dict[str, Tensor] = {}
         self.finished = False
         self.seconds = 0.0
         self.message = ""
@@ -179,6 +184,8 @@ class _Instance:
             return
         if self.config.keep == "last" or loss < lowest:
             self.kept, self.kept_step = masks, self.steps
+            if self.config.keep == "best":
+                self.kept_weights = copy.deepcopy(self.adaptor.state_dict())
         self.finished = self.steps == self.config.most_steps
         if self.config.steps == "auto":
             self.finished |= self.enough is not None and realism >= self.enough
@@ -189,8 +196,16 @@ class _Instance:
 class _Batch:
     """Passes of several instances through the frozen networks."""
 
-    def __init__(self, segmentor: nn.Module, prior: Prior, config: AdaptationConfig, slices: int):
+    def __init__(
+        self,
+        segmentor: nn.Module,
+        prior: Prior,
+        config: AdaptationConfig,
+        slices: int,
+        exact: nn.Module | None,
+    ):
         self.segmentor, self.prior, self.config, self.slices = segmentor, prior, config, slices
+        self.exact = exact
 
     def has_room(self, live: Collection[_Instance]) -> bool:
         """Whether another instance may enter."""
@@ -216,6 +231,11 @@ class _Batch:
 
     def result(self, one: _Instance) -> Adapted:
         """What is left of an instance that is finished."""
+        if self.exact is not None:
+            one.plain = one.kept = self._exactly(self.exact, one.start, one.images)
+            if one.kept_step:
+                one.adaptor.load_state_dict(one.kept_weights or one.adaptor.state_dict())
+                one.kept = self._exactly(self.exact, one.adaptor, one.images)
         with torch.no_grad(), self._autocast(one.images.device):
             plain_scores, scores = (self.prior.realism(masks) for masks in (one.plain, one.kept))
         return Adapted(
@@ -228,6 +248,11 @@ class _Batch:
             seconds=one.seconds,
             message=one.message,
         )
+
+    @torch.no_grad()
+    def _exactly(self, segmentor: nn.Module, adaptor: nn.Module, images: Images) -> Masks:
+        parts = images.split(self.slices)
+        return torch.cat([segmentor(adaptor(part)).softmax(1) for part in parts])
 
     def _pass(
         self,

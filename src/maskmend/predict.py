@@ -176,6 +176,7 @@ class Model:
     ) -> Iterator[tuple[int, Adapted]]:
         """`adapt_all` with the run's networks, on stacks of slices on the model's device."""
         segmentor, prior = self._judged(settings)
+        full = self._folded(torch.float32)[0]
         return adapt_all(
             segmentor,
             self.networks.adaptor,
@@ -184,16 +185,21 @@ class Model:
             settings,
             enough=self.enough,
             slices=_SLICES[self.device.type == "cuda"],
+            # Masks have 32 bits whatever adaptation had, so that plain ones are plain inference.
+            exact=None if settings.batch_norm == "train" or segmentor is full else full,
         )
 
-    def _judged(self, settings: AdaptationConfig) -> tuple[nn.Module, Prior]:
-        """The segmentor and what judges its masks, in their fastest form."""
-        mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
-        dtype = torch.bfloat16 if mixed else torch.float32
+    def _folded(self, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+        """Segmentor and discriminator in their fastest form."""
         if dtype not in self._frozen:
             networks = (self.networks.segmentor, self.networks.discriminator)
             self._frozen[dtype] = (frozen(networks[0], dtype), frozen(networks[1], dtype))
-        segmentor, discriminator = self._frozen[dtype]
+        return self._frozen[dtype]
+
+    def _judged(self, settings: AdaptationConfig) -> tuple[nn.Module, Prior]:
+        """The segmentor that is adapted to, and what judges its masks."""
+        mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
+        segmentor, discriminator = self._folded(torch.bfloat16 if mixed else torch.float32)
         if settings.batch_norm == "train":  # which a folded one has not
             segmentor = self.networks.segmentor
         if settings.prior == "entropy":
