@@ -91,6 +91,8 @@ def predict(
     instance: Literal["patient", "slice"] | None = None,
     learning_rate: float | None = None,
     device: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
 ) -> int:
     """Segment images, the adaptor tuned on each patient; writes NAME_mask.nii.gz, predictions.csv.
 
@@ -107,6 +109,8 @@ def predict(
         instance: Adapt to all slices of a patient together, or to each alone. By default the run's.
         learning_rate: Step size of the adaptor. By default the run's.
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
+        engine: In this process, or by several workers on Ray (pip install 'maskmend[ray]').
+        workers: How many on Ray. By default one a GPU, without GPUs one a core.
     """
     from rich.progress import Progress
 
@@ -131,7 +135,7 @@ def predict(
             if row.message:
                 console.print(row.message, soft_wrap=True, highlight=False, markup=False)
 
-        rows = predict_files(model, images, out, settings, report)
+        rows = predict_files(model, images, out, settings, report, engine=engine, workers=workers)
     troubled = sum(row.status != "done" for row in rows)
     print(f"{out}: {len(rows) - troubled} of {len(rows)} images done")
     return SOME_FAILED if troubled else DONE

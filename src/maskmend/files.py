@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from maskmend.adapt import Adapted
 from maskmend.checkpoint import write_atomically
+from maskmend.cluster import predict_on_ray
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import patient_of
 from maskmend.errors import ConfigError, InputError, RunError
@@ -35,6 +36,9 @@ def predict_files(
     out: Path,
     settings: AdaptationConfig,
     report: Callable[[Row], None] = lambda row: None,
+    *,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
 ) -> list[Row]:
     """Segment image files into NAME_mask.nii.gz, and say in predictions.csv how each went.
 
@@ -49,12 +53,15 @@ def predict_files(
         out: Folder of the masks, made if need be.
         settings: How to adapt.
         report: Called with every row.
+        engine: In this process, or with several workers on Ray (see `maskmend.cluster`).
+        workers: How many on Ray; by default one a GPU, without GPUs one a core.
 
     Returns:
         The rows, one an image.
 
     Raises:
-        ConfigError: Two images have the same name, so that their masks would collide.
+        ConfigError: Two images have the same name, so that their masks would collide; or Ray is
+            asked for and not installed.
         InputError: The folder cannot be written.
     """
     check_names(images)
@@ -77,7 +84,12 @@ def predict_files(
             report(row)
             rows.append(row)
 
-        _predict(model, _by_patient(left), out, settings, record)
+        if engine == "ray":
+            patients = _by_patient(left)
+            for row in predict_on_ray(_predict_one, model, patients, out, settings, workers):
+                record(row)
+        else:
+            _predict(model, _by_patient(left), out, settings, record)
     return rows
 
 
@@ -166,6 +178,15 @@ def _predict(
                 inside.clear()
         for future in behind:
             future.result()
+
+
+def _predict_one(
+    model: Model, paths: Sequence[Path], out: Path, settings: AdaptationConfig
+) -> list[Row]:
+    """The masks of one patient, as a worker makes them."""
+    rows: list[Row] = []
+    _predict(model, [paths], out, settings, rows.append)
+    return rows
 
 
 def _too_large(prepared: Prepared) -> Row:

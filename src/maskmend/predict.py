@@ -71,6 +71,7 @@ class Model:
         enough: Mean score from which automatic adaptation leaves masks alone: that of the
             validation patients' predictions.
         digest: SHA-256 of the file that the weights come from.
+        run: The folder that it was loaded from.
     """
 
     def __init__(
@@ -80,9 +81,10 @@ class Model:
         device: torch.device,
         enough: float | None = None,
         digest: str = "",
+        run: Path | None = None,
     ):
         self.config, self.networks, self.device = config, networks, device
-        self.enough, self.digest = enough, digest
+        self.enough, self.digest, self.run = enough, digest, run
         self._frozen: dict[torch.dtype, tuple[nn.Module, nn.Module]] = {}
         for module in networks.modules().values():
             module.to(device).eval().requires_grad_(False)
@@ -267,6 +269,6 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         enough, digest = validation_realism(Path(run)), digest_of(Path(run) / WEIGHTS)
-        return Model(config, networks, torch.device(device), enough, digest)
+        return Model(config, networks, torch.device(device), enough, digest, Path(run).absolute())
     except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
         raise ConfigError(f"device: {device} is not available on this machine; try cpu") from error
