@@ -27,7 +27,6 @@ from torch import Tensor
 
 from benchmarks.floor import convolution_floor
 from benchmarks.paper_loop import paper_loop
-from maskmend.adapt import resolve_precision
 from maskmend.checkpoint import SPLIT
 from maskmend.config import AdaptationConfig, read_config
 from maskmend.data.cohort import Case, find_cohort
@@ -37,6 +36,7 @@ from maskmend.data.volume import read_mask
 from maskmend.environment import environment
 from maskmend.evaluate.metrics import dice
 from maskmend.frozen import frozen
+from maskmend.passes import resolve_precision
 from maskmend.predict import Model, load
 from maskmend.priors import DiscriminatorPrior
 from maskmend.train import train

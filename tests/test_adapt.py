@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from maskmend.adapt import adapt, adapt_all, resolve_precision
+from maskmend.adapt import adapt, adapt_all
 from maskmend.adaptor import Adaptor
 from maskmend.config import AdaptationConfig
 from maskmend.discriminator import MaskDiscriminator
@@ -392,17 +392,6 @@ def test_automatic_steps_end_where_the_loss_no_longer_falls():
         segmentor, adaptor, Area(1.0), images, settings(steps="auto", learning_rate=1e-2)
     )
     assert falling.steps > 5
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_given_precision_stays(precision):
-    assert resolve_precision(precision, torch.device("cpu")) == precision
-
-
-@pytest.mark.parametrize(("units", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_an_automatic_precision_is_what_the_hardware_has(monkeypatch, units, precision):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
-    assert resolve_precision("auto", torch.device("cpu")) == precision
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])

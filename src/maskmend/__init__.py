@@ -16,18 +16,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maskmend.adapt import Adapted, adapt
+    from maskmend.adapt import adapt
     from maskmend.build import Networks, build
     from maskmend.config import AdaptationConfig, Config, read_config
     from maskmend.errors import ConfigError, InputError, MaskmendError, RunError
     from maskmend.evaluate.scores import evaluate
     from maskmend.files import predict_files
+    from maskmend.instance import Adapted
     from maskmend.predict import Model, Prediction, load
     from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
     from maskmend.train import train
 
 _HOMES = {
-    "Adapted": "adapt",
+    "Adapted": "instance",
     "AdaptationConfig": "config",
     "Config": "config",
     "ConfigError": "errors",

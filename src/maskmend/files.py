@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import torch
 
-from maskmend.adapt import Adapted
 from maskmend.checkpoint import write_atomically
 from maskmend.cluster import predict_on_ray
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import patient_of
 from maskmend.errors import ConfigError, InputError, RunError
+from maskmend.instance import Adapted
 from maskmend.predict import Model, Prediction, Prepared, finish
 from maskmend.table import PREDICTIONS, Row, open_table, read_table
 

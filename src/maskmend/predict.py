@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from maskmend.adapt import Adapted, adapt_all, resolve_precision
+from maskmend.adapt import adapt_all
 from maskmend.build import Networks
 from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
@@ -18,6 +18,8 @@ from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, labels_on
 from maskmend.data.volume import Volume, read_image, write_mask
 from maskmend.errors import ConfigError
 from maskmend.frozen import frozen
+from maskmend.instance import Adapted
+from maskmend.passes import resolve_precision
 from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
 
 _SLICES = {False: 32, True: 512}

@@ -1,0 +1,172 @@
+"""Passes of several instances through the frozen networks, and the precision they have.
+
+Axes: slice, channel or class, height, width.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskmend.config import AdaptationConfig
+from maskmend.instance import Adapted, Images, Instance, Masks
+from maskmend.priors import Prior
+
+
+class Passes:
+    """Passes of several instances through the frozen networks, no larger than memory allows.
+
+    Args:
+        segmentor: Images to logits, in the mode that it is to have.
+        prior: The loss.
+        config: How to adapt.
+        slices: Most slices in one pass; halved when memory runs out.
+        exact: The segmentor in 32 bits, which makes the masks that are returned, if not None.
+    """
+
+    def __init__(
+        self,
+        segmentor: nn.Module,
+        prior: Prior,
+        config: AdaptationConfig,
+        slices: int,
+        exact: nn.Module | None,
+    ):
+        self.segmentor, self.prior, self.config, self.slices = segmentor, prior, config, slices
+        self.exact = exact
+
+    def has_room(self, live: Collection[Instance]) -> bool:
+        """Whether another instance may enter."""
+        if self.config.batch_norm == "train":  # slices of another would move the statistics
+            return not live
+        return not live or sum(len(instance.images) for instance in live) < self.slices
+
+    def run(
+        self,
+        instances: Sequence[Instance],
+        images: Sequence[Images] | None = None,
+        *,
+        learn: bool = False,
+    ) -> list[tuple[Masks, float, float]]:
+        """Send instances through the networks.
+
+        Args:
+            instances: Any number of them.
+            images: What each is seen with; by default its own images.
+            learn: Leave the gradients of its loss in each adaptor.
+
+        Returns:
+            Masks, loss and score of each; the score is 0 where no automatic run needs it.
+
+        Raises:
+            torch.OutOfMemoryError: A pass of a single slice does not fit, or one of all slices
+                where batch norm has the instance's own statistics.
+        """
+        images = [one.images for one in instances] if images is None else images
+        while True:
+            try:
+                return self._pass_in_chunks(instances, images, learn)
+            except torch.OutOfMemoryError:
+                if self.slices == 1 or self.config.batch_norm == "train":
+                    raise
+                self.slices = self.slices // 2
+
+    def result(self, one: Instance) -> Adapted:
+        """What is left of an instance that is finished."""
+        if self.exact is not None:
+            one.plain = one.kept = self._exactly(self.exact, one.start, one.images)
+            if one.kept_step:
+                one.adaptor.load_state_dict(one.kept_weights or one.adaptor.state_dict())
+                one.kept = self._exactly(self.exact, one.adaptor, one.images)
+        with torch.no_grad(), self._autocast(one.images.device):
+            plain_scores, scores = (self.prior.realism(masks) for masks in (one.plain, one.kept))
+        return Adapted(
+            plain=one.plain,
+            masks=one.kept,
+            losses=tuple(one.losses),
+            plain_scores=plain_scores,
+            scores=scores,
+            steps=one.kept_step,
+            seconds=one.seconds,
+            message=one.message,
+        )
+
+    @torch.no_grad()
+    def _exactly(self, segmentor: nn.Module, adaptor: nn.Module, images: Images) -> Masks:
+        parts = images.split(self.slices)
+        return torch.cat([segmentor(adaptor(part)).softmax(1) for part in parts])
+
+    def _pass_in_chunks(
+        self, instances: Sequence[Instance], images: Sequence[Images], learn: bool
+    ) -> list[tuple[Masks, float, float]]:
+        masks: list[list[Tensor]] = [[] for _ in instances]
+        losses, scores = [0.0] * len(instances), [0.0] * len(instances)
+        for one in instances:
+            one.optimizer.zero_grad()
+        for chunk in self._chunks(images):
+            start = time.perf_counter()
+            lengths = [len(part) for _, part in chunk]
+            share = [1 / len(images[number]) for number, _ in chunk]
+            with torch.set_grad_enabled(learn), self._autocast(images[0].device):
+                adapted = torch.cat([instances[number].adaptor(part) for number, part in chunk])
+                probabilities = self.segmentor(adapted).float().softmax(1)
+                loss = _sums(self.prior(probabilities), lengths, share)
+                if learn:
+                    loss.sum().backward(
+                        inputs=[p for n, _ in chunk for p in instances[n].adaptor.parameters()]
+                    )
+                probabilities = probabilities.detach()
+                score = loss.new_zeros(len(chunk))
+                if self.config.steps == "auto":
+                    score = _sums(self.prior.realism(probabilities), lengths, share)
+            figures = torch.stack([loss, score]).tolist()  # the one wait for the device
+            seconds = (time.perf_counter() - start) / sum(lengths)
+            for (number, _), part, a, b in zip(
+                chunk, probabilities.split(lengths), *figures, strict=True
+            ):
+                masks[number].append(part)
+                losses[number] += a
+                scores[number] += b
+                instances[number].seconds += seconds * len(part)
+        whole = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in masks]
+        return list(zip(whole, losses, scores, strict=True))
+
+    def _chunks(self, images: Sequence[Images]) -> Iterator[list[tuple[int, Images]]]:
+        """Number of an instance and slices of it, no more in a chunk than one pass takes."""
+        whole = self.config.batch_norm == "train"
+        chunk, room = list[tuple[int, Images]](), self.slices
+        for number, stack in enumerate(images):
+            while len(stack):
+                part = stack if whole else stack[:room]
+                chunk.append((number, part))
+                stack, room = stack[len(part) :], room - len(part)
+                if room <= 0:
+                    yield chunk
+                    chunk, room = [], self.slices
+        if chunk:
+            yield chunk
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        mixed = resolve_precision(self.config.precision, device) == "bf16-mixed"
+        return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What "auto" means on a device: bfloat16 where it has units for its matrix products."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_units = torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if has_units else "32-true"
+
+
+def _sums(
+    values: Float[Tensor, " slice"], lengths: Sequence[int], share: Sequence[float]
+) -> Float[Tensor, " instance"]:
+    """Weighted sum of the values of each instance."""
+    parts = values.split(list(lengths))
+    return torch.stack([part.sum() * s for part, s in zip(parts, share, strict=True)])
