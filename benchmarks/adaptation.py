@@ -29,7 +29,8 @@ from benchmarks.floor import convolution_floor
 from benchmarks.paper_loop import paper_loop
 from maskmend.checkpoint import SPLIT
 from maskmend.config import AdaptationConfig, read_config
-from maskmend.data.cohort import Case, find_cohort
+from maskmend.data.cohort import Case
+from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import read_mask

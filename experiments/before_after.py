@@ -18,7 +18,7 @@ from rich.console import Console
 
 from maskmend.before_after import SCORES, before_and_after, examples
 from maskmend.checkpoint import RUN, SPLIT, write_atomically
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.environment import environment
 from maskmend.evaluate.figures import contact_sheet
 from maskmend.predict import load

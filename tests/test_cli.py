@@ -30,7 +30,7 @@ from maskmend.checkpoint import (
 )
 from maskmend.cli import main
 from maskmend.config import Config, config_from, read_config, to_yaml
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import write_cohort
 from maskmend.data.slices import split_of
 from maskmend.evaluate.metrics import dice

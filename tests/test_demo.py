@@ -12,7 +12,7 @@ from rich.console import Console
 from maskmend import demo
 from maskmend.before_after import examples
 from maskmend.config import config_from, read_config
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.data.volume import read_mask
 from maskmend.evaluate.scores import Evaluation
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from maskmend.before_after import before_and_after, examples
 from maskmend.config import read_config
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import SCANNER_A, SCANNER_B, write_cohort
 from maskmend.evaluate.figures import contact_sheet
 from maskmend.evaluate.scores import MEAN, Evaluation

@@ -27,7 +27,7 @@ from maskmend.checkpoint import (
     writing,
 )
 from maskmend.config import Config, differences, read_config, to_yaml
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.data.slices import count_reads, load_training_data, split_of
 from maskmend.data.split import Split
 from maskmend.diagnosis import diagnose
@@ -50,7 +50,7 @@ def train(
 
     Args:
         config: What to train and how.
-        data: A folder with images and masks (see `maskmend.data.cohort`).
+        data: A folder with images and masks (see `maskmend.data.layouts`).
         out: The run folder, made if need be.
         accelerator: "cpu", "cuda" or "auto".
         devices: Processes on this machine, each with a GPU if there are GPUs. More than one makes

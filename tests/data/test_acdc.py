@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.data.split import published_split
 from maskmend.data.volume import read_image, read_mask
 from maskmend.errors import InputError

@@ -9,7 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy.spatial.transform import Rotation
 
 from maskmend.data import lvsc
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.data.volume import read_image, read_mask
 from maskmend.errors import InputError
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from maskmend.data.anatomy import HeartParameters, draw_heart
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.data.painting import LV, MYO, RV, paint
 from maskmend.data.phantom import SCANNER_A, SCANNER_B, render, write_cohort
 from maskmend.data.volume import read_image, read_mask

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskmend.errors import ConfigError, InputError
+from maskmend.errors import InputError
 
 _FRAME = re.compile(r"(?P<patient>.+)_frame\d+")
 
@@ -73,44 +73,6 @@ class Cohort:
     def patients(self) -> tuple[str, ...]:
         """The patients with at least one annotated pair, sorted: those that a split divides."""
         return tuple(sorted({case.patient for case in self.cases}))
-
-
-def find_cohort(root: Path, layout: str = "auto") -> Cohort:
-    """Find all cases in a data folder.
-
-    Args:
-        root: The folder.
-        layout: "acdc", "lvsc", "folder" (see the modules of these names), or "auto" for the first
-            of acdc, folder, lvsc that fits.
-
-    Returns:
-        The cases by name. A first visit to an LVSC folder converts its DICOM images to NIfTI.
-
-    Raises:
-        ConfigError: There is no such layout.
-        InputError: The folder is missing, fits no layout, or is inconsistent or unreadable.
-    """
-    from maskmend.data import acdc, folder, lvsc  # late: they are made of Case and Cohort
-
-    layouts = {"acdc": acdc, "folder": folder, "lvsc": lvsc}
-    if layout not in {"auto", *layouts}:
-        raise ConfigError(f"layout: {layout!r} is unknown; choose auto, {', '.join(layouts)}")
-    root = Path(root)
-    candidates = layouts if layout == "auto" else {layout: layouts[layout]}
-    try:
-        if not root.is_dir():
-            raise InputError(f"{root}: is no folder, expected one with images; check the path")
-        for candidate in candidates.values():
-            if candidate.fits(root):
-                return candidate.load(root)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or root}: cannot be read ({error.strerror}); check its permissions"
-        ) from error
-    expected = ", or ".join(
-        f"{candidate.EXPECTED} ({name})" for name, candidate in candidates.items()
-    )
-    raise InputError(f"{root}: no images found; expected {expected}; check the path or the layout")
 
 
 def patient_of(name: str) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from maskmend.data.cohort import find_cohort
+from maskmend.data.layouts import find_cohort
 from maskmend.data.volume import read_mask
 from maskmend.errors import InputError, RunError
 from maskmend.evaluate.metrics import Scores, score
