@@ -249,6 +249,11 @@ def _by_patient(images: Iterable[Path]) -> list[list[Path]]:
 
 def check_names(images: Sequence[Path]) -> None:
     """Raises ConfigError if the masks of two images would have the same name."""
-    for a, b in itertools.combinations(images, 2):
-        if name_of(a) == name_of(b):
-            raise ConfigError(f"{a} and {b} would both become {name_of(a)}_mask.nii.gz; rename one")
+    paths: dict[str, Path] = {}
+    for path in images:
+        name = name_of(path)
+        if name in paths:
+            raise ConfigError(
+                f"{paths[name]} and {path} would both become {name}_mask.nii.gz; rename one"
+            )
+        paths[name] = path
