@@ -83,6 +83,15 @@ def test_patients_csv_keeps_files_of_a_patient_together(root: Path) -> None:
 
     assert [case.patient for case in cohort.everything] == ["heart1", "heart1", "third", "heart4"]
     assert cohort.patients == ("heart1",)
+    assert [case.phase for case in cohort.everything] == [""] * 4
+
+
+def test_patients_csv_may_tell_the_phase(root: Path) -> None:
+    (root / "patients.csv").write_text("name,patient,phase\nheart2,a, ES\nheart3,b,\nheart4,c,ED\n")
+
+    phases = {case.name: case.phase for case in find_cohort(root).everything}
+
+    assert phases == {"heart1_frame03": "", "heart2": "ES", "heart3": "", "heart4": "ED"}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +101,10 @@ def test_patients_csv_keeps_files_of_a_patient_together(root: Path) -> None:
         ("name,patient\n\nhaert2,a\n", "line 3 names 'haert2'"),
         ('name,patient\n"heart2\nheart3",a\n', r"line 3 names 'heart2\\nheart3'"),
         ("name,patient\nheart2,a\nheart2,b\n", "line 3 gives heart2 a second patient"),
+        (
+            "name,patient,phase\nheart2,a,ED\nheart2,a,ES\n",
+            "line 3 gives heart2 a second patient or",
+        ),
         ("name,patient\nheart2,\n", "line 2 lacks"),
         ("name,patient\nheart2\n", "line 2 lacks"),
         ("file;patient\nheart2;a\n", "columns name,patient"),

@@ -30,7 +30,7 @@ class Case:
     """The mask's file; None for an image without annotation."""
 
     phase: str = ""
-    """"ED" (end-diastole) or "ES" (end-systole) where known."""
+    """"ED" (end-diastole), "ES" (end-systole) or what the data call it; "" where unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
     images/NAME.nii.gz      with  masks/NAME.nii.gz
     unlabelled/NAME.nii.gz        optional: images without a mask
     unpaired_masks/NAME.nii.gz    optional: masks without an image
-    patients.csv                  optional: columns name,patient
+    patients.csv                  optional: columns name,patient and, if wanted, phase
 
 Files may end in .nii as well. Without patients.csv the patient is what comes before _frameNN in a
 name, else the whole name; a patient with several files that are named otherwise needs the table,
@@ -46,11 +46,17 @@ def load(root: Path) -> Cohort:
     _check_paired(masks, root / "images", "image", "unpaired_masks")
     unlabelled, unpaired_masks = _volumes(root / "unlabelled"), _volumes(root / "unpaired_masks")
     names = {*images, *unlabelled, *unpaired_masks}
-    patients = {name: patient_of(name) for name in names} | _read_patients(root, names)
+    table = {name: (patient_of(name), "") for name in names} | _read_patients(root, names)
 
     def cases(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Case, ...]:
         return tuple(
-            Case(name=name, patient=patients[name], image=images.get(name), mask=masks.get(name))
+            Case(
+                name=name,
+                patient=table[name][0],
+                image=images.get(name),
+                mask=masks.get(name),
+                phase=table[name][1],
+            )
             for name in sorted({*images, *masks})
         )
 
@@ -86,12 +92,12 @@ def _check_paired(volumes: Mapping[str, Path], partners: Path, what: str, else_f
         )
 
 
-def _read_patients(root: Path, names: set[str]) -> dict[str, str]:
-    """Name -> patient, of the names in patients.csv."""
+def _read_patients(root: Path, names: set[str]) -> dict[str, tuple[str, str]]:
+    """Name -> patient and phase, of the names in patients.csv."""
     path = root / "patients.csv"
     if not path.exists():
         return {}
-    patients: dict[str, str] = {}
+    table: dict[str, tuple[str, str]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: Excel writes a BOM
             reader = csv.DictReader(file)
@@ -99,7 +105,9 @@ def _read_patients(root: Path, names: set[str]) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); save it as CSV in UTF-8") from error
     for line, row in rows:
-        name, patient = ((row.get(column) or "").strip() for column in ("name", "patient"))
+        name, patient, phase = (
+            (row.get(column) or "").strip() for column in ("name", "patient", "phase")
+        )
         if not name or not patient:
             raise InputError(
                 f"{path}: line {line} lacks a name or a patient; expected the columns name,patient "
@@ -111,8 +119,9 @@ def _read_patients(root: Path, names: set[str]) -> dict[str, str]:
                 f"{path}: line {line} names {name!r}, expected a file of that name (without "
                 ".nii.gz); correct or remove the line"
             )
-        if patients.setdefault(name, patient) != patient:
+        if table.setdefault(name, (patient, phase)) != (patient, phase):
             raise InputError(
-                f"{path}: line {line} gives {name} a second patient, expected one; remove a line"
+                f"{path}: line {line} gives {name} a second patient or phase, expected one; "
+                "remove a line"
             )
-    return patients
+    return table
