@@ -14,6 +14,14 @@ settings.register_profile("maskmend", deadline=None)
 settings.load_profile("maskmend")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Several are slower for networks as small as the tests'."""
+    import torch  # here, so that it finds the variable above
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def acdc_root() -> Path:
     """The real ACDC data: $MASKMEND_ACDC, else shared/data/acdc beside the repository."""

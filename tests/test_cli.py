@@ -39,6 +39,7 @@ from maskmend.files import predict_files
 from maskmend.predict import Model, load
 from maskmend.table import PREDICTIONS
 from maskmend.training import Trainer
+from tests.tiny import tiny
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = sorted(
@@ -49,32 +50,16 @@ SHIPPED = sorted(
 )
 VERBS = ("demo", "train", "predict", "evaluate", "config")
 HEAVY = ("torch", "monai", "lightning_fabric", "pandas", "scipy", "matplotlib", "nibabel")
-TINY = config_from(
-    {
-        "data": {"layout": "folder"},
-        "preprocess": {"size": 32, "spacing_mm": 10},  # more than the 280 mm of an image
-        "segmentor": {"width": 4, "depth": 2},
-        "discriminator": {"widths": [4, 8], "strides": [2, 2]},
-        "adaptor": {"widths": [4]},
-        "training": {
-            "iterations": 60,
-            "batch": 4,
-            "validate_every": 30,
-            "learning_rate": 1e-2,
-            "stop": "dice",
-        },
-        "adaptation": {"steps": 2, "learning_rate": 1e-2},
-    }
+TINY = tiny(
+    training={
+        "iterations": 60,
+        "batch": 4,
+        "validate_every": 30,
+        "learning_rate": 1e-2,
+        "stop": "dice",
+    },
+    adaptation={"steps": 2, "learning_rate": 1e-2},
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several are slower for networks as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def call(*arguments):

@@ -5,17 +5,14 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 
-from maskmend.build import build
-from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
 from maskmend.cluster import predict_on_ray
-from maskmend.config import config_from, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.errors import ConfigError
 from maskmend.files import predict_files
 from maskmend.predict import load
 from maskmend.table import PREDICTIONS, Row, read_table
+from tests.tiny import tiny, write_run
 
 ray = pytest.importorskip("ray", reason="needs the extra: pip install 'maskmend[ray]'")
 # Ray's own: files and sockets that it leaves to the garbage collector, and its own deprecations.
@@ -26,15 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-TINY = config_from(
-    {
-        "preprocess": {"size": 32, "spacing_mm": 10},
-        "segmentor": {"width": 4, "depth": 2},
-        "discriminator": {"widths": [4, 8], "strides": [2, 2]},
-        "adaptor": {"widths": [4]},
-        "adaptation": {"steps": 2, "precision": "32-true"},
-    }
-)
+TINY = tiny(adaptation={"steps": 2, "precision": "32-true"})
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +35,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    with quiet_generator(0):
-        networks = build(TINY)
-    with torch.no_grad():
-        networks.segmentor.head.bias += torch.tensor([0.0, 0.3, 0.2, 0.1])
-    (folder / CONFIG).write_text(to_yaml(TINY))
-    write_tensors(folder / WEIGHTS, network_tensors(networks))
-    return load(folder, "cpu")
+    return load(write_run(tmp_path_factory.mktemp("run"), TINY), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +47,9 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def local(model, images, tmp_path_factory):
-    """What one process makes of the cohort, as many threads as a worker has."""
-    out, threads = tmp_path_factory.mktemp("local"), torch.get_num_threads()
-    torch.set_num_threads(1)
-    rows = predict_files(model, images, out, model.settings())
-    torch.set_num_threads(threads)
-    return out, rows
+    """What one process makes of the cohort."""
+    out = tmp_path_factory.mktemp("local")
+    return out, predict_files(model, images, out, model.settings())
 
 
 def content(out):

@@ -11,19 +11,13 @@ from rich.console import Console
 
 from maskmend import demo
 from maskmend.before_after import examples
-from maskmend.config import config_from, read_config
+from maskmend.config import read_config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.volume import read_mask
 from maskmend.evaluate.scores import Evaluation
+from tests.tiny import tiny
 
-TINY = {
-    "preprocess": {"spacing_mm": 9.5, "size": 32},
-    "segmentor": {"width": 4, "depth": 2},
-    "discriminator": {"widths": [4, 4], "strides": [2, 2]},
-    "adaptor": {"widths": [4]},
-    "training": {"iterations": 2, "batch": 2},
-    "adaptation": {"steps": 1},
-}
+TINY = tiny(training={"iterations": 2, "batch": 2}, adaptation={"steps": 1})
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +26,7 @@ def made(tmp_path_factory):
     out, printed = tmp_path_factory.mktemp("demo"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "PATIENTS", 5)
-        patch.setattr(demo, "read_config", lambda path, sets: config_from(TINY))
+        patch.setattr(demo, "read_config", lambda path, sets: TINY)
         smaller = partial(demo.write_cohort, size=32, spacing_mm=9.5)
         patch.setattr(demo, "write_cohort", smaller)
         for _ in range(2):

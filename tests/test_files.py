@@ -8,25 +8,14 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
-from maskmend.build import build
-from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
-from maskmend.config import config_from, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.files import finished_rows, predict_files
 from maskmend.predict import load
 from maskmend.table import PREDICTIONS, Row, open_table, read_table
+from tests.tiny import tiny, write_run
 
-TINY = config_from(
-    {
-        "preprocess": {"size": 32, "spacing_mm": 10},
-        "segmentor": {"width": 4, "depth": 2},
-        "discriminator": {"widths": [4, 8], "strides": [2, 2]},
-        "adaptor": {"widths": [4]},
-        "adaptation": {"steps": 1, "precision": "32-true"},
-    }
-)
+TINY = tiny(adaptation={"steps": 1, "precision": "32-true"})
 
 # Hangs when the third patient's turn comes.
 VICTIM = """
@@ -47,15 +36,6 @@ main(sys.argv[1:])
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several are slower for networks as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     root = tmp_path_factory.mktemp("hearts")
@@ -65,14 +45,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    with quiet_generator(0):
-        networks = build(TINY)
-    with torch.no_grad():
-        networks.segmentor.head.bias += torch.tensor([0.0, 0.3, 0.2, 0.1])
-    (folder / CONFIG).write_text(to_yaml(TINY))
-    write_tensors(folder / WEIGHTS, network_tensors(networks))
-    return folder
+    return write_run(tmp_path_factory.mktemp("run"), TINY)
 
 
 @pytest.fixture

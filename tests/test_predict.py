@@ -22,7 +22,7 @@ from maskmend import files
 from maskmend.adapt import adapt
 from maskmend.build import build
 from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
-from maskmend.config import AdaptationConfig, config_from, to_yaml
+from maskmend.config import AdaptationConfig, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.errors import ConfigError, InputError
@@ -31,29 +31,14 @@ from maskmend.frozen import frozen
 from maskmend.predict import Model, finish, load
 from maskmend.priors import DiscriminatorPrior
 from maskmend.table import PREDICTIONS, Row
+from tests.tiny import tiny
 
 COLUMNS = "image,status,realism_before,realism_after,steps,seconds,message"
-TINY = config_from(
-    {
-        "data": {"layout": "folder"},
-        "preprocess": {"size": 32, "spacing_mm": 10},  # more than the 280 mm of an image
-        "segmentor": {"width": 4, "depth": 2},
-        "discriminator": {"widths": [4, 8], "strides": [2, 2]},
-        "adaptor": {"widths": [4]},
-        "adversarial": {"target": 0.5},
-        "adaptation": {"steps": 3, "learning_rate": 0.03, "precision": "32-true"},
-    }
+TINY = tiny(
+    adversarial={"target": 0.5},
+    adaptation={"steps": 3, "learning_rate": 0.03, "precision": "32-true"},
 )
 INSTANCES = pytest.mark.parametrize("instance", ["patient", "slice"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several are slower for networks as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -13,19 +13,11 @@ from maskmend.cli import main
 from maskmend.config import config_from, read_config, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.train import train
+from tests.tiny import tiny
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-TINY = config_from(
-    {
-        "preprocess": {"spacing_mm": 9.5, "size": 32},
-        "segmentor": {"width": 4, "depth": 2},
-        "discriminator": {"widths": [4, 4], "strides": [2, 2]},
-        "adaptor": {"widths": [4]},
-        "training": {"iterations": 2, "batch": 2},
-        "adaptation": {"steps": 1},
-    }
-)
+TINY = tiny(training={"iterations": 2, "batch": 2}, adaptation={"steps": 1})
 
 
 @pytest.fixture

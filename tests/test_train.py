@@ -31,20 +31,14 @@ from maskmend.checkpoint import (
     read_tensors,
     write_atomically,
 )
-from maskmend.config import config_from, read_config, to_yaml
+from maskmend.config import read_config, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.errors import ConfigError, RunError
 from maskmend.train import train
 from maskmend.training import Trainer
+from tests.tiny import tiny
 
 SIZE = {"size": 40, "spacing_mm": 7}
-TINY = {
-    "data": {"layout": "folder"},
-    "preprocess": {"size": 32, "spacing_mm": 8},
-    "segmentor": {"width": 4, "depth": 2},
-    "discriminator": {"widths": [4, 8], "strides": [2, 2]},
-    "adaptor": {"widths": [4]},
-}
 
 # Trained in a process of its own, which hangs at a given moment: before a file is put in its
 # place, or before an iteration.
@@ -75,15 +69,6 @@ main(arguments)
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several are slower for networks as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def hearts(tmp_path_factory):
     root = tmp_path_factory.mktemp("hearts")
@@ -93,7 +78,7 @@ def hearts(tmp_path_factory):
 
 def config(**changes):
     training = {"iterations": 6, "batch": 2, "validate_every": 2, "learning_rate": 1e-3}
-    return config_from({**TINY, "training": {**training, **changes}})
+    return tiny(training={**training, **changes})
 
 
 def printed(hearts, out, config):

@@ -11,36 +11,20 @@ from torch.nn import functional
 from maskmend import training
 from maskmend.build import build
 from maskmend.checkpoint import network_tensors, quiet_generator
-from maskmend.config import config_from
 from maskmend.data.slices import Pairs, TrainingData
 from maskmend.errors import RunError
 from maskmend.losses import supervised_loss
 from maskmend.training import Trainer, volume_dice
+from tests.tiny import tiny
 
 BATCH = 3
 STILL = {"rotation_deg": [0, 0], "translation": 0, "noise_std": 0}
 KINDS = ("real", "predicted", "corrupted")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several are slower for networks as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def config(seed=0, **sections):
-    tiny = {
-        "preprocess": {"size": 32},
-        "segmentor": {"width": 4, "depth": 2},
-        "discriminator": {"widths": [4, 8], "strides": [2, 2]},
-        "adaptor": {"widths": [4]},
-        "training": {"iterations": 4, "batch": BATCH, "validate_every": 2, "learning_rate": 1e-3},
-    }
-    merged = {name: {**tiny.get(name, {}), **values} for name, values in sections.items()}
-    return config_from({**tiny, **merged, "seed": seed})
+def config(seed=0, *, training=None, **sections):
+    few = {"iterations": 4, "batch": BATCH, "validate_every": 2, "learning_rate": 1e-3}
+    return tiny(seed=seed, training={**few, **(training or {})}, **sections)
 
 
 def squares(lengths, seed):

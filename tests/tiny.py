@@ -1,0 +1,32 @@
+"""A configuration that trains and adapts in a moment, and a run folder of it."""
+
+import torch
+
+from maskmend.build import build
+from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
+from maskmend.config import config_from, to_yaml
+
+_SECTIONS = {
+    "data": {"layout": "folder"},
+    "preprocess": {"size": 32, "spacing_mm": 10},  # 320 mm: more than the tests' images show
+    "segmentor": {"width": 4, "depth": 2},
+    "discriminator": {"widths": [4, 8], "strides": [2, 2]},
+    "adaptor": {"widths": [4]},
+}
+
+
+def tiny(*, seed=0, **sections):
+    """The configuration, but for the fields of sections that are given."""
+    changed = {name: {**_SECTIONS.get(name, {}), **fields} for name, fields in sections.items()}
+    return config_from({**_SECTIONS, **changed, "seed": seed})
+
+
+def write_run(folder, config):
+    """A run folder with random weights, under which every class is found."""
+    with quiet_generator(0):
+        networks = build(config)
+    with torch.no_grad():
+        networks.segmentor.head.bias += torch.tensor([0.0, 0.3, 0.2, 0.1])
+    (folder / CONFIG).write_text(to_yaml(config))
+    write_tensors(folder / WEIGHTS, network_tensors(networks))
+    return folder
