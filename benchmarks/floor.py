@@ -1,4 +1,4 @@
-"""The least time a step can take: its convolutions alone, each measured on its own.
+"""The least time a step can take: its convolutions alone, each the median of a few runs on its own.
 
 Frozen networks need every convolution once forwards and once backwards for its input; the adaptor's
 also for their weights. Everything else (activations, pooling, softmax, the optimizer) counts as
@@ -7,6 +7,7 @@ nothing, and so does moving tensors between layers.
 
 import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ def convolution_floor(
     calls: list[tuple[nn.Conv2d, Tensor, torch.Size]] = []
 
     def note(module: nn.Conv2d, given: tuple[Tensor], made: Tensor) -> None:
-        calls.append((module, given[0].detach().clone(), made.shape))
+        # In the precision of the product, to which autocast takes what comes in 32 bits.
+        calls.append((module, given[0].detach().to(made.dtype, copy=True), made.shape))
 
     hooks = [
         m.register_forward_hook(note)  # type: ignore[arg-type]
@@ -48,7 +50,7 @@ def convolution_floor(
 
 
 def _seconds(module: nn.Conv2d, given: Tensor, *, wants_input: bool, wants_weight: bool) -> float:
-    """The quickest of a few runs, forwards and backwards, in the weights' precision."""
+    """The median of a few runs, forwards and backwards, in the precision of what is given."""
     dtype = given.dtype
     weight = module.weight.detach().to(dtype)
     bias = None if module.bias is None else module.bias.detach().to(dtype)
@@ -73,7 +75,7 @@ def _seconds(module: nn.Conv2d, given: Tensor, *, wants_input: bool, wants_weigh
         both()
         _synchronise(given.device)
         times.append(time.perf_counter() - start)
-    return min(times)
+    return median(times)
 
 
 def _synchronise(device: torch.device) -> None:

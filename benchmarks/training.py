@@ -3,11 +3,14 @@
     python -m benchmarks.training [--config FILE] [--iterations 20] [--json FILE]
 
 Both see noise of the configuration's size, so that no data are needed. The plain loop has the same
-networks and the same three steps, in the most direct PyTorch.
+networks and the same three steps, in the most direct PyTorch. The two take turns at every
+iteration, since a machine with other work changes its speed within a minute.
 """
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +26,9 @@ from maskmend.environment import environment
 from maskmend.training import Trainer
 
 app = App(help=__doc__, help_format="plaintext")
+
+_WARM_UP = 2
+"""Iterations before those that count."""
 
 
 @app.default
@@ -44,13 +50,15 @@ def main(
     settings = read_config(config)
     fabric = Fabric(accelerator=accelerator, devices=1, precision=settings.training.precision)
     trainer = Trainer(settings, build(settings), _noise(settings), fabric)
-    for iteration in range(2):
-        trainer._iterate(iteration)
-    start = time.perf_counter()
-    for iteration in range(2, 2 + iterations):
-        trainer._iterate(iteration)
-    ours = time.perf_counter() - start
-    plain = _plain(settings, iterations, fabric.device)
+    iterate = _plain(settings, fabric.device)
+    ours = plain = 0.0
+    for iteration in range(_WARM_UP + iterations):
+        seconds = [
+            _seconds(partial(trainer._iterate, iteration), fabric.device),
+            _seconds(iterate, fabric.device),
+        ]
+        if iteration >= _WARM_UP:
+            ours, plain = ours + seconds[0], plain + seconds[1]
     images = 2 * settings.training.batch * iterations  # annotated and unpaired
     result = {
         "ratio": plain / ours,
@@ -77,8 +85,8 @@ def _noise(config: Config) -> TrainingData:
     )
 
 
-def _plain(config: Config, iterations: int, device: torch.device) -> float:
-    """Seconds of the same three steps without anything that makes them fast or good."""
+def _plain(config: Config, device: torch.device) -> Callable[[], None]:
+    """An iteration of the same three steps without anything that makes them fast or good."""
     networks = build(config)
     segmentor, judge = networks.segmentor.to(device), networks.discriminator.to(device)
     first = torch.optim.Adam(segmentor.parameters())
@@ -101,13 +109,14 @@ def _plain(config: Config, iterations: int, device: torch.device) -> float:
         ((scores[:batch] - 1).square().mean() + (scores[batch:] + 1).square().mean()).backward()
         second.step()
 
-    for _ in range(2):
-        iterate()
+    return iterate
+
+
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
-    for _ in range(iterations):
-        iterate()
+    function()
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 
