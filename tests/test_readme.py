@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from maskmend.cli import main
+from maskmend.cli import app, main
 from maskmend.config import config_from, read_config, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.train import train
@@ -47,26 +47,32 @@ def test_the_ten_lines_of_python_run(folder, capsys):
 
 
 def test_the_command_lines_run_in_the_order_they_are_shown(folder, capsys):
-    (commands,) = (block for block in blocks("sh") if "maskmend train" in block)
+    commands = "".join(block for block in blocks("sh") if "maskmend train" in block)
     images = " ".join(str(path) for path in sorted((folder / "hearts" / "images").iterdir()))
     ran = []
     for line in commands.splitlines():
         shown = line.partition("#")[0].replace("IMAGE.nii.gz ...", images)
         _, verb, *arguments = shlex.split(re.sub(r"\bDATA\b", "hearts", shown))
-        ran.append(verb)
-        if verb == "demo":  # in test_demo.py
+        again = [verb, *arguments] in ran
+        ran.append([verb, *arguments])
+        # These are run in test_demo.py, test_cluster.py and test_group.py.
+        if verb == "demo" or {"--engine", "--devices"} & set(arguments):
+            app.parse_args([verb, *arguments], exit_on_error=False, print_error=False)
             continue
         redirected = arguments[-2:-1] == [">"]
         with pytest.raises(SystemExit) as ended:
             main([verb, *(arguments[:-2] if redirected else arguments)])
         # An untrained network's masks may be empty, which status 1 tells.
         assert ended.value.code in ((0, 1) if verb == "predict" else (0,))
+        printed = capsys.readouterr()
+        assert ("10 of 10 images are done already" in printed.err) == again
         if redirected:
-            printed = capsys.readouterr().out
             assert read_config(Path("hearts.yaml")) == TINY
-            assert config_from(yaml.safe_load(printed)) == config_from({})
+            assert config_from(yaml.safe_load(printed.out)) == config_from({})
 
-    assert ran == ["config", "train", "predict", "predict", "evaluate", "demo"]
+    verbs = ["config", "train", "predict", "predict", "evaluate", "demo"]
+    assert [verb for verb, *_ in ran] == [*verbs, "predict", "predict", "predict", "train"]
+    assert ran.count(ran[2]) == 2  # the call that is shown to go on
     assert len(pd.read_csv("masks/predictions.csv")) == 10
     assert {"dice_before", "dice_after"} <= set(pd.read_csv("scores/patients.csv").columns)
 
