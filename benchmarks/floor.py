@@ -31,7 +31,7 @@ def convolution_floor(
         calls.append((module, given[0].detach().to(made.dtype, copy=True), made.shape))
 
     hooks = [
-        m.register_forward_hook(note)  # type: ignore[arg-type]
+        m.register_forward_hook(note)
         for network, _ in networks
         for m in network.modules()
         if isinstance(m, nn.Conv2d)

@@ -145,7 +145,7 @@ def _method(name: str, model: Model, steps: int) -> Callable[[Stacks], list[Tens
         ]
 
     def ours(stacks: Stacks) -> list[Tensor]:
-        wanted: int | str = {"none": 0, "fast": steps, "auto": "auto"}[name]
+        wanted = {"none": 0, "fast": steps, "auto": "auto"}[name]
         settings = model.settings(steps=wanted, precision="auto", instance="patient")
         return [made.masks for _, made in sorted(model.adapt(stacks, settings), key=itemgetter(0))]
 
