@@ -33,7 +33,7 @@ from maskmend.priors import DiscriminatorPrior
 from maskmend.table import PREDICTIONS, Row
 from tests.tiny import tiny
 
-COLUMNS = "image,status,realism_before,realism_after,steps,seconds,message"
+COLUMNS = "image,status,realism_before,realism_after,steps,seconds,decision,message"
 TINY = tiny(
     adversarial={"target": 0.5},
     adaptation={"steps": 3, "learning_rate": 0.03, "precision": "32-true"},

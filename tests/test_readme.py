@@ -24,7 +24,7 @@ TINY = tiny(training={"iterations": 2, "batch": 2}, adaptation={"steps": 1})
 def folder(tmp_path, monkeypatch):
     """A working directory with what the README's reader has: hearts.yaml, data and an image."""
     monkeypatch.chdir(tmp_path)
-    write_cohort(tmp_path / "hearts", patients=5, seed=0, size=32, spacing_mm=9.5)
+    write_cohort(tmp_path / "hearts", patients=10, seed=0, size=32, spacing_mm=9.5)
     first = min((tmp_path / "hearts" / "images").iterdir())
     shutil.copy(first, tmp_path / "image.nii.gz")
     Path("hearts.yaml").write_text(to_yaml(TINY))
@@ -65,15 +65,15 @@ def test_the_command_lines_run_in_the_order_they_are_shown(folder, capsys):
         # An untrained network's masks may be empty, which status 1 tells.
         assert ended.value.code in ((0, 1) if verb == "predict" else (0,))
         printed = capsys.readouterr()
-        assert ("10 of 10 images are done already" in printed.err) == again
+        assert ("20 of 20 images are done already" in printed.err) == again
         if redirected:
             assert read_config(Path("hearts.yaml")) == TINY
             assert config_from(yaml.safe_load(printed.out)) == config_from({})
 
-    verbs = ["config", "train", "predict", "predict", "evaluate", "demo"]
+    verbs = ["config", "train", "predict", "predict", "calibrate", "predict", "evaluate", "demo"]
     assert [verb for verb, *_ in ran] == [*verbs, "predict", "predict", "predict", "train"]
     assert ran.count(ran[2]) == 2  # the call that is shown to go on
-    assert len(pd.read_csv("masks/predictions.csv")) == 10
+    assert len(pd.read_csv("masks/predictions.csv")) == 20
     assert {"dice_before", "dice_after"} <= set(pd.read_csv("scores/patients.csv").columns)
 
 

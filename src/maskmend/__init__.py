@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from maskmend.evaluate.scores import evaluate
     from maskmend.files import predict_files
     from maskmend.instance import Adapted
-    from maskmend.predict import Model, Prediction, load
+    from maskmend.predict import Model, load
+    from maskmend.prediction import Prediction
     from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
     from maskmend.train import train
 
@@ -38,7 +39,7 @@ _HOMES = {
     "MaskmendError": "errors",
     "Model": "predict",
     "Networks": "build",
-    "Prediction": "predict",
+    "Prediction": "prediction",
     "Prior": "priors",
     "RunError": "errors",
     "adapt": "adapt",

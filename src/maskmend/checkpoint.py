@@ -4,6 +4,7 @@
         split.json                patients by use
         weights.safetensors       the best weights so far, of every network
         checkpoint.safetensors    the latest state, optimizers included, to resume from
+        calibration.json          how far masks can be trusted (`maskmend calibrate`)
         history.csv               losses and scores at every look at the validation patients
         run.json                  versions, hardware and how training ended
         tensorboard/              the same as curves
@@ -35,6 +36,7 @@ SPLIT = "split.json"
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.csv"
+CALIBRATION = "calibration.json"
 RUN = "run.json"
 
 

@@ -81,11 +81,36 @@ def train(
 
 
 @app.command
+def calibrate(run: Path, *, data: Data, draws: int = 5, device: str | None = None) -> int:
+    """Learn from the validation patients how far a run's masks can be trusted.
+
+    Needed once, for predict --method guarded; a training whose configuration asks for that method
+    ends with it.
+
+    Args:
+        run: Run folder of a training.
+        data: Folder of the data that it was trained on.
+        draws: Degraded copies of each validation image to learn from.
+        device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
+    """
+    from maskmend.calibrate import calibrate_run
+
+    console = Console(stderr=True)
+    calibration = calibrate_run(run, data, draws=draws, device=device, console=console)
+    print(
+        f"{run}: predicted and true Dice correlate by {calibration.correlation:.2f}; a mask is"
+        f" mended where that promises more than +{calibration.margin:.2f}"
+    )
+    return DONE
+
+
+@app.command
 def predict(
     run: Path,
     images: Annotated[list[Path], Parameter(consume_multiple=True)],
     *,
     out: Out,
+    method: Literal["paper", "guarded"] | None = None,
     steps: int | Literal["auto"] | None = None,
     prior: Literal["discriminator", "entropy"] | None = None,
     instance: Literal["patient", "slice"] | None = None,
@@ -103,6 +128,8 @@ def predict(
         run: Run folder of a training.
         images: NIfTI files.
         out: Folder of the masks.
+        method: paper tunes the adaptor, steps times; guarded tries several corrections and mends
+            only where that promises enough. By default the run's.
         steps: Updates of the adaptor; 0 is plain inference; auto leaves realistic masks alone and
             stops by itself. By default the run's.
         prior: What judges the masks. By default the run's.
@@ -120,7 +147,11 @@ def predict(
 
     model = load(run, device)
     settings = model.settings(
-        steps=steps, prior=prior, instance=instance, learning_rate=learning_rate
+        method=method,
+        steps=steps,
+        prior=prior,
+        instance=instance,
+        learning_rate=learning_rate,
     )
     check_names(images)
     console = Console(stderr=True)

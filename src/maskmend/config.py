@@ -67,6 +67,8 @@ class DataConfig:
     """Name of each label in the masks. Label 0 is the background; labels count up from 1."""
     split: Literal["random", "semi_supervised_fold0", "scanner_1p5T_to_3T"] = "random"
     """Split of the patients: drawn with the seed, or one of the two published for ACDC."""
+    annotated: Literal["split", "all"] = "split"
+    """Training patients whose masks go with their images: the split's few, or all of them."""
     fold: int = Field(default=0, ge=0)
     """Fold of the cross-validation, for the random split."""
     folds: int = Field(default=3, ge=1)
@@ -199,6 +201,32 @@ class AugmentationConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DegradationConfig:
+    """Simulated changes of scanner (see `maskmend.degrade`). Not in the paper."""
+
+    probability: float = Field(default=0.0, ge=0, le=1)
+    """Share of the images that are degraded."""
+    contrast: float = Field(default=0.5, ge=0, le=1)
+    """Of those, the share with another contrast: a gamma, half as often a random tone curve."""
+    gamma: Range = (0.4, 2.7)
+    """Smallest and largest gamma."""
+    inversion: float = Field(default=0.05, ge=0, le=1)
+    """Share with bright and dark exchanged, as another sequence may."""
+    shading: float = Field(default=0.4, ge=0, le=1)
+    """Share with a bias field."""
+    bias: Range = (0.0, 0.4)
+    """Smallest and largest coefficient of its cubic polynomial's logarithm."""
+    blur: Range = (0.004, 0.016)
+    """Standard deviation of the Gaussian blur of a quarter of them, as a share of the side."""
+    sharpening: Range = (2.0, 15.0)
+    """Strength of the sharpening of 15% of them."""
+    noise: float = Field(default=0.5, ge=0, le=1)
+    """Share with Rician noise."""
+    noise_std: float = Field(default=0.2, ge=0)
+    """Largest standard deviation of the noise, where the image goes from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class AdversarialConfig:
     """The least-squares adversarial losses (equation 2)."""
 
@@ -251,6 +279,13 @@ class TrainingConfig:
 class AdaptationConfig:
     """Adversarial test-time training (section 3.3)."""
 
+    method: Literal["paper", "guarded"] = "paper"
+    """"paper": `steps` updates of the adaptor, as section 3.3 says; "guarded": several corrections
+    of the image and both kinds of batch norm are tried, the Dice of every mask is predicted, and
+    the plain mask stays unless another promises enough; of the other fields only steps: 0, draws
+    and precision count then."""
+    draws: int = Field(default=5, ge=0)
+    """Degraded copies of each validation image that "guarded" learns to predict Dice from."""
     prior: Literal["discriminator", "entropy"] = "discriminator"
     """What judges the predicted masks."""
     steps: Steps = 50
@@ -293,6 +328,8 @@ class Config:
     anchors: AnchorConfig = AnchorConfig()
     image_augmentation: AugmentationConfig = AugmentationConfig()
     """Of the images the segmentor is trained on. The paper names none."""
+    degradation: DegradationConfig = DegradationConfig()
+    """Of the same images."""
     mask_augmentation: AugmentationConfig = AugmentationConfig(
         rotation_deg=(0.0, 90.0), translation=0.1, noise_std=0.1
     )

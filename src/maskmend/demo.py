@@ -17,7 +17,7 @@ from maskmend.predict import load
 from maskmend.train import train
 
 PATIENTS = 30
-TESTED = 4
+TESTED = 6
 """Test patients that are adapted to: all of them would take longer than a demo should."""
 COHORTS = {"in-domain": SCANNER_A, "shifted": SCANNER_B}
 RANKS = {"in-domain": (0.5,), "shifted": (1.0, 0.5, 0.0)}

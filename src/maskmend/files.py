@@ -21,7 +21,8 @@ from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import patient_of
 from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.instance import Adapted
-from maskmend.predict import Model, Prediction, Prepared, finish
+from maskmend.predict import Model
+from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.table import PREDICTIONS, Row, open_table, read_table
 
 SETTINGS = "settings.json"
@@ -121,10 +122,12 @@ def finished_rows(
 
 def _made_by(model: Model, settings: AdaptationConfig) -> dict[str, Any]:
     """What the masks in a folder depend on, but for the images."""
+    calibration = model.calibration if settings.method == "guarded" else None
     return {
         "weights_sha256": model.digest,
         "structures": {str(k): name for k, name in model.config.data.structures.items()},
         "adaptation": asdict(settings),
+        "calibration": calibration and calibration.to_dict(),
     }
 
 
@@ -229,6 +232,7 @@ def _save(prediction: Prediction, out: Path) -> Row:
         round(prediction.realism_after, 4),
         prediction.steps,
         round(prediction.seconds, 3),
+        prediction.decision,
         f"{prediction.volume.path}: {message}" if message else "",
     )
 

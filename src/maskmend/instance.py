@@ -41,6 +41,8 @@ class Adapted:
     """Time of its share of the passes through the networks."""
     message: str = ""
     """Why adaptation was given up, if it was."""
+    decision: str = ""
+    """What was decided and why, where there was a choice."""
 
     @property
     def realism_before(self) -> float:

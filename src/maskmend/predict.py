@@ -1,66 +1,32 @@
-"""A trained run, and masks of images by it."""
+"""A trained run, ready to make masks of images."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from maskmend.adapt import adapt_all
 from maskmend.build import Networks
+from maskmend.calibration import Calibration, read_calibration
 from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
-from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, labels_on_grid, touches_crop
-from maskmend.data.volume import Volume, read_image, write_mask
+from maskmend.corrections import corrections
+from maskmend.data.preprocess import grid_of, image_slices
+from maskmend.data.volume import read_image
 from maskmend.errors import ConfigError
 from maskmend.frozen import frozen
 from maskmend.instance import Adapted
+from maskmend.mend import Mender
 from maskmend.passes import resolve_precision
+from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
+from maskmend.ways import Way, own_statistics, ways
 
 _SLICES = {False: 32, True: 512}
 """Slices in one pass, without and with a GPU; halved when memory runs out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The mask of one image."""
-
-    volume: Volume
-    """The image."""
-    labels: UInt8[np.ndarray, "x y z"]
-    """Mask on the image's own grid."""
-    plain: UInt8[np.ndarray, "x y z"]
-    """Mask before adaptation."""
-    realism_before: float
-    """Prior's mean score of the plain mask's slices."""
-    realism_after: float
-    """Its mean score of the mask's slices."""
-    steps: int
-    """Updates of the adaptor; their mean where every slice has its own."""
-    seconds: float
-    """Time of adaptation; a patient's images share theirs evenly."""
-    message: str = ""
-    """What a person ought to know; with `check` set, what to look at."""
-    check: bool = False
-    """Whether the mask needs a look: empty, or cut by the crop."""
-
-    def save(self, path: str | Path) -> None:
-        """Write the mask, uint8, with the image's geometry; raises InputError if it cannot be."""
-        write_mask(Path(path), self.labels, self.volume)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """An image that is ready for the networks."""
-
-    volume: Volume
-    grid: SliceGrid
-    slices: Float[Tensor, "slice 1 height width"]
 
 
 class Model:
@@ -74,6 +40,7 @@ class Model:
             validation patients' predictions.
         digest: SHA-256 of the file that the weights come from.
         run: The folder that it was loaded from.
+        calibration: What it knows of its own mistakes.
     """
 
     def __init__(
@@ -84,9 +51,11 @@ class Model:
         enough: float | None = None,
         digest: str = "",
         run: Path | None = None,
+        calibration: Calibration | None = None,
     ):
         self.config, self.networks, self.device = config, networks, device
         self.enough, self.digest, self.run = enough, digest, run
+        self.calibration = calibration
         self._frozen: dict[torch.dtype, tuple[nn.Module, nn.Module]] = {}
         for module in networks.modules().values():
             module.to(device).eval().requires_grad_(False)
@@ -145,7 +114,13 @@ class Model:
 
         Yields:
             Number of a patient, from 0, and what adaptation made of its instances, for `finish`.
+
+        Raises:
+            ConfigError: The method is guarded, and the run has no calibration.
         """
+        if settings.method == "guarded" and settings.steps != 0:
+            yield from self._mend_patients(patients, settings)
+            return
         if not (self.device.type != "cpu" if side_by_side is None else side_by_side):
             for patient, prepared in enumerate(patients):
                 done = dict(self.adapt(self._instances(prepared, settings), settings))
@@ -168,6 +143,19 @@ class Model:
                 del missing[owners[number]]
                 yield owners[number], [part for part in parts.values() if part]
 
+    def _mend_patients(
+        self, patients: Iterable[Sequence[Prepared]], settings: AdaptationConfig
+    ) -> Iterator[tuple[int, list[Adapted]]]:
+        if self.calibration is None:
+            raise ConfigError(
+                f"method: {self.run or 'the run'} is not calibrated; maskmend calibrate it, or"
+                " choose --method paper"
+            )
+        mender = self.mender(self.calibration.quantiles, settings)
+        for number, prepared in enumerate(patients):
+            stacks = [one.slices.to(self.device) for one in prepared]
+            yield number, [mender.mend(stack, self.calibration) for stack in stacks]
+
     def _instances(
         self, prepared: Sequence[Prepared], settings: AdaptationConfig
     ) -> tuple[Tensor, ...]:
@@ -188,10 +176,51 @@ class Model:
             instances,
             settings,
             enough=self.enough,
-            slices=_SLICES[self.device.type == "cuda"],
+            slices=self._slices,
             # Masks have 32 bits whatever adaptation had, so that plain ones are plain inference.
             exact=None if settings.batch_norm == "train" or segmentor is full else full,
         )
+
+    def mender(self, quantiles: Tensor, settings: AdaptationConfig) -> Mender:
+        """The ways in which this run can segment a volume.
+
+        Args:
+            quantiles: Of its training images (see `maskmend.corrections`).
+            settings: Their precision counts.
+        """
+        fixes = corrections(quantiles.to(self.device))
+        own = own_statistics(self.networks.segmentor)
+        mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
+        dtype = torch.bfloat16 if mixed else torch.float32
+
+        def in_precision(network: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+            def run(given: Tensor) -> Tensor:
+                mixed = dtype == torch.bfloat16
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+                    return network(given)
+
+            return run
+
+        def segments(segmentor: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+            run = in_precision(nn.Sequential(self.networks.adaptor, segmentor), dtype)
+            if segmentor is own:  # whose statistics are those of all slices
+                return run
+            return lambda images: torch.cat([run(part) for part in images.split(self._slices)])
+
+        def ways_in(dtype: torch.dtype) -> Sequence[Way]:
+            normed = {"training": self._folded(dtype)[0], "own statistics": own}
+            return ways(fixes, {name: segments(one, dtype) for name, one in normed.items()})
+
+        return Mender(
+            ways=ways_in(dtype),
+            exact=ways_in(torch.float32),
+            score=lambda masks: in_precision(self._folded(dtype)[1], dtype)(masks[:, 1:]),
+            classes=self.config.data.classes,
+        )
+
+    @property
+    def _slices(self) -> int:
+        return _SLICES[self.device.type == "cuda"]
 
     def _folded(self, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
         """Segmentor and discriminator in their fastest form."""
@@ -211,51 +240,6 @@ class Model:
         return segmentor, DiscriminatorPrior(discriminator, self.config.adversarial.target)
 
 
-def finish(prepared: Sequence[Prepared], adapted: Sequence[Adapted]) -> list[Prediction]:
-    """A patient's predictions on the grids of its images.
-
-    Args:
-        prepared: The patient's images.
-        adapted: What adaptation made of their slices, one after another.
-    """
-    lengths = [len(p.slices) for p in prepared]
-    masks, plain, scores, plain_scores = (
-        torch.cat([getattr(one, name) for one in adapted]).split(lengths)
-        for name in ("masks", "plain", "scores", "plain_scores")
-    )
-    given_up = next((one.message for one in adapted if one.message), "")
-    made = []
-    for number, image in enumerate(prepared):
-        labels = labels_on_grid(masks[number], image.grid)
-        problem = _problem(labels, masks[number], image.grid)
-        prediction = Prediction(
-            volume=image.volume,
-            labels=labels,
-            plain=labels_on_grid(plain[number], image.grid),
-            realism_before=plain_scores[number].mean().item(),
-            realism_after=scores[number].mean().item(),
-            steps=round(sum(one.steps for one in adapted) / len(adapted)),
-            seconds=sum(one.seconds for one in adapted) / len(prepared),
-            message="; ".join(filter(None, (problem, given_up))),
-            check=bool(problem),
-        )
-        made.append(prediction)
-    return made
-
-
-def _problem(labels: UInt8[np.ndarray, "x y z"], masks: Tensor, grid: SliceGrid) -> str:
-    """Why a person ought to look at a mask; nothing if there is no reason."""
-    if not labels.any():
-        return "no structure was found: the mask is empty; look at the image"
-    if touches_crop(masks.argmax(1).cpu(), grid):
-        side = grid.size * grid.spacing_mm
-        return (
-            f"the mask runs into the edge of the {side:.0f} mm square that the network sees;"
-            " crop the image around the organ, or train with a larger preprocess.size"
-        )
-    return ""
-
-
 def load(run: str | Path, device: str | torch.device | None = None) -> Model:
     """Load a run folder.
 
@@ -270,7 +254,14 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
     config, networks = load_run(Path(run))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        enough, digest = validation_realism(Path(run)), digest_of(Path(run) / WEIGHTS)
-        return Model(config, networks, torch.device(device), enough, digest, Path(run).absolute())
+        return Model(
+            config,
+            networks,
+            torch.device(device),
+            validation_realism(Path(run)),
+            digest_of(Path(run) / WEIGHTS),
+            Path(run).absolute(),
+            read_calibration(Path(run)),
+        )
     except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
         raise ConfigError(f"device: {device} is not available on this machine; try cpu") from error

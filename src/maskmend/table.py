@@ -25,6 +25,7 @@ class Row:
     realism_after: float | str = ""
     steps: float | str = ""
     seconds: float | str = ""
+    decision: str = ""
     message: str = ""
 
 

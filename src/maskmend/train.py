@@ -12,7 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from maskmend.build import build
+from maskmend.calibration import check_enough
 from maskmend.checkpoint import (
+    CALIBRATION,
     CHECKPOINT,
     CONFIG,
     HISTORY,
@@ -63,7 +65,8 @@ def train(
 
     Raises:
         ConfigError: There is no such accelerator, or a batch cannot be shared evenly.
-        InputError: A file of the data cannot be used.
+        InputError: A file of the data cannot be used, or there are too few validation patients for
+            the guarded method.
         RunError: `out` holds a run of another configuration or cannot be written.
     """
     console = console or Console(stderr=True)
@@ -74,6 +77,8 @@ def train(
     cohort = find_cohort(data, config.data.layout)
     split = split_of(cohort, config)
     _check_split(out / SPLIT, split)
+    if config.adaptation.method == "guarded":
+        check_enough(split.validation)
     with _bar(console, "reading") as bar:
         task = bar.add_task("", total=count_reads(cohort, split), figures="")
         slices = load_training_data(cohort, split, config, lambda: bar.advance(task))
@@ -132,6 +137,11 @@ def train(
     if first and not (out / RUN).exists():
         ended = {**environment(fabric.device), "best": best}
         write_atomically(out / RUN, json.dumps(ended, indent=2))
+    if first and config.adaptation.method == "guarded" and not (out / CALIBRATION).exists():
+        from maskmend.calibrate import calibrate_run  # imports MONAI, for seconds
+
+        draws, device = config.adaptation.draws, str(fabric.device)
+        calibrate_run(out, data, draws=draws, device=device, console=console)
     return best
 
 

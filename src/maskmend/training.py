@@ -170,7 +170,7 @@ class Trainer:
         # Equation 1, on a batch of annotated images.
         pairs = self.data.annotated
         chosen = torch.from_numpy(rng.integers(len(pairs.images), size=config.training.batch))
-        images, labels = self._augment_pairs(pairs, chosen, generator)
+        images, labels = self._augment_pairs(pairs, chosen, generator, rng)
         with self.fabric.autocast():
             logits = self._predict(images)
         supervised = supervised_loss(logits, labels, self.weights)
@@ -240,11 +240,11 @@ class Trainer:
         return self.networks.segmentor(adapted)
 
     def _augment_pairs(
-        self, pairs: Pairs, chosen: Tensor, generator: torch.Generator
+        self, pairs: Pairs, chosen: Tensor, generator: torch.Generator, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         images, labels = pairs.images[chosen], pairs.masks[chosen]
         drawn = draw_augmentation(images.shape, self.config.image_augmentation, generator)
-        images = drawn.apply(images, padding="border")
+        images = self._degrade(drawn.apply(images, padding="border"), rng)
         labels = drawn.move(labels[:, None].float(), padding="zeros", mode="nearest")[:, 0]
         images, labels = self.group.share(images), self.group.share(labels)
         return images.to(self.fabric.device), labels.long().to(self.fabric.device)
@@ -257,12 +257,20 @@ class Trainer:
         chosen = rng.integers(len(self.data.unpaired_images), size=batch)
         images = self.data.unpaired_images[torch.from_numpy(chosen)]
         drawn = draw_augmentation(images.shape, self.config.image_augmentation, generator)
-        images = self.group.share(drawn.apply(images, padding="border")).to(device)
+        images = self._degrade(drawn.apply(images, padding="border"), rng)
+        images = self.group.share(images).to(device)
         chosen = rng.integers(len(self.data.unpaired_masks), size=batch)
         labels = self.data.unpaired_masks[torch.from_numpy(chosen)]
         real, corrupted = self._structures(labels), self._corrupt(labels, rng)
         share = self.group.share
         return images, share(real), None if corrupted is None else share(corrupted)
+
+    def _degrade(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        if not self.config.degradation.probability:
+            return images
+        from maskmend.degrade import degrade  # seconds of imports that few runs need
+
+        return degrade(images, self.config.degradation, self.config.preprocess, rng)
 
     def _augment_masks(self, kinds: Sequence[Tensor], generator: torch.Generator) -> Tensor:
         """Masks of each kind, this process's share of them, augmented as in the whole batch."""

@@ -89,20 +89,31 @@ def image_slices(
     Raises:
         InputError: The intensities have no spread to standardise by.
     """
-    intensities = volume.voxels.astype(np.float64)
-    if config.clip_percentiles is not None:
-        intensities = intensities.clip(*np.percentile(intensities, config.clip_percentiles))
-    low, median, high = np.percentile(intensities, [25, 50, 75])
-    # An image that is mostly empty has no interquartile range; its standard deviation stands in.
-    spread = (high - low) or intensities.std()
-    if not spread > 0:
+    standardised = standardise(volume.voxels, config.clip_percentiles)
+    if standardised is None:
         raise InputError(
             f"{volume.path}: all voxels are alike after clipping to percentiles"
             f" {config.clip_percentiles}; widen preprocess.clip_percentiles"
         )
-    standardised = ((intensities - median) / spread).astype(np.float32)
     slices = torch.from_numpy(_smooth(_to_slices(standardised, grid), grid))
     return _sample(slices[:, None], grid, padding="border")
+
+
+def standardise(
+    intensities: np.ndarray, clip_percentiles: tuple[float, float] | None
+) -> np.ndarray | None:
+    """Clip to percentiles, take the median away and divide by the interquartile range.
+
+    Returns:
+        The same shape in 32 bits; None if the intensities have no spread to divide by.
+    """
+    intensities = intensities.astype(np.float64)
+    if clip_percentiles is not None:
+        intensities = intensities.clip(*np.percentile(intensities, clip_percentiles))
+    low, median, high = np.percentile(intensities, [25, 50, 75])
+    # An image that is mostly empty has no interquartile range; its standard deviation stands in.
+    spread = (high - low) or intensities.std()
+    return ((intensities - median) / spread).astype(np.float32) if spread > 0 else None
 
 
 def mask_slices(

@@ -1,5 +1,6 @@
 """All slices that a training run needs, read once and kept in memory."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,14 @@ def split_of(cohort: Cohort, config: Config) -> Split:
     Raises:
         InputError: A patient of a published split is not in the folder.
     """
+    split = _split_of(cohort, config)
+    if config.data.annotated == "split":
+        return split
+    everybody = split.train_annotated + split.train_unpaired_images
+    return dataclasses.replace(split, train_annotated=everybody, train_unpaired_images=())
+
+
+def _split_of(cohort: Cohort, config: Config) -> Split:
     if config.data.split == "random":
         return random_split(
             cohort.patients, fold=config.data.fold, seed=config.seed, folds=config.data.folds
@@ -97,9 +106,10 @@ def load_training_data(
 
 def count_reads(cohort: Cohort, split: Split) -> int:
     """How often `load_training_data` reports."""
-    uses = ("train_annotated", "train_unpaired_images", "train_unpaired_masks", "validation")
-    counted = sum(len(_of(cohort.cases, getattr(split, use))) for use in uses)
-    return counted + len(cohort.unlabelled) + len(cohort.unpaired_masks)
+    images = len(_of(cohort.cases, split.train_unpaired_images)) + len(cohort.unlabelled)
+    masks = len(_of(cohort.cases, split.train_unpaired_masks)) + len(cohort.unpaired_masks)
+    annotated = len(_of(cohort.cases, split.train_annotated))
+    return annotated + (images or annotated) + masks + len(_of(cohort.cases, split.validation))
 
 
 def _of(cases: Iterable[Case], patients: Iterable[str]) -> list[Case]:

@@ -1,0 +1,140 @@
+"""Simulated changes of scanner for tests, in three severities, made with MONAI and seeded.
+
+Axes of an image: the slices first, as MONAI's channels, so that all slices of a volume are changed
+in the same way but for the noise; then height and width. Intensities run from 0 to about 1.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskmend.data.volume import Volume
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MONAI's imports speak of others' deprecations
+    from monai.transforms.intensity.array import (
+        AdjustContrast,
+        GaussianSmooth,
+        GibbsNoise,
+        KSpaceSpikeNoise,
+        RandBiasField,
+        RandRicianNoise,
+    )
+    from monai.transforms.spatial.array import Zoom
+
+Image = Float[Tensor, "slice height width"]
+
+UNSEEN = ("gibbs", "spikes", "ghosts", "lowres")
+"""Families that nothing is trained or calibrated on."""
+SEVERITIES = (1, 2, 3)
+
+
+def bias(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """A coil's shading: the exponential of a random cubic polynomial."""
+    strength = (0.6, 1.2, 1.8)[severity - 1]
+    field = RandBiasField(prob=1, degree=3, coeff_range=(strength, strength))
+    field.set_random_state(seed=int(rng.integers(2**32)))
+    # MONAI's coefficients are of one sign: the same corner would always be the brightest.
+    flips = [axis for axis in (1, 2) if rng.random() < 0.5]
+    return field(image.flip(flips)).flip(flips)
+
+
+def gamma(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """Another contrast: darker or brighter middle grey."""
+    exponent = (1.5, 2.2, 3.2)[severity - 1]
+    return AdjustContrast(exponent if rng.random() < 0.5 else 1 / exponent)(image)
+
+
+def noise(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """Rician noise."""
+    transform = RandRicianNoise(prob=1, std=(0.06, 0.12, 0.2)[severity - 1], sample_std=False)
+    transform.set_random_state(seed=int(rng.integers(2**32)))
+    return transform(image)
+
+
+def blur(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """A wider point spread: Gaussian, in pixels of the scan."""
+    return GaussianSmooth(sigma=(2.0, 3.5, 5.0)[severity - 1])(image)
+
+
+def gibbs(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """Ringing at edges: the outer part of k-space is missing."""
+    return GibbsNoise(alpha=(0.8, 0.88, 0.93)[severity - 1])(image)
+
+
+def spikes(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """Stripes: one point of k-space, drawn near the centre, is far too strong."""
+    height, width = image.shape[1:]
+    radius, angle = rng.uniform(0.05, 0.12), rng.uniform(0, np.pi)
+    at = (
+        int(height / 2 + radius * height * np.sin(angle)),
+        int(width / 2 + radius * width * np.cos(angle)),
+    )
+    spectrum = torch.fft.fftn(image, dim=(1, 2)).abs().amax((1, 2)).log()
+    share = (0.3, 0.6, 1.0)[severity - 1]  # of the mean intensity: the centre of k-space
+    stripes = KSpaceSpikeNoise(loc=at, k_intensity=float(spectrum.mean() + np.log(share)))
+    return torch.cat([torch.as_tensor(stripes(one[None])) for one in image])
+
+
+def ghosts(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """Breathing: every few lines of k-space are weaker, which repeats the body along an axis."""
+    period, axis = int(rng.integers(2, 4)), int(rng.integers(1, 3))
+    lines = torch.ones(image.shape[axis])
+    lines[::period] = 1 - (0.5, 0.8, 1.0)[severity - 1]
+    lines[0] = 1  # the mean stays
+    shape = [1, -1, 1] if axis == 1 else [1, 1, -1]
+    return torch.fft.ifft2(torch.fft.fft2(image) * lines.view(shape)).abs()
+
+
+def lowres(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """Fewer pixels: down by a factor and up again."""
+    factor = (4, 6, 8)[severity - 1]
+    small = Zoom(1 / factor, mode="area", keep_size=False)(image)
+    grown = torch.nn.functional.interpolate(
+        torch.as_tensor(small)[None], image.shape[1:], mode="bicubic"
+    )[0]
+    return grown.clamp(min=0)
+
+
+def mix(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """Shading, contrast and noise at once, each a severity milder but the first."""
+    for change in (bias, gamma, noise):
+        image = change(image, max(1, severity - 1), rng)
+    return image
+
+
+FAMILIES: dict[str, Callable[[Image, int, np.random.Generator], Image]] = {
+    "bias": bias,
+    "gamma": gamma,
+    "noise": noise,
+    "blur": blur,
+    "gibbs": gibbs,
+    "spikes": spikes,
+    "ghosts": ghosts,
+    "lowres": lowres,
+    "mix": mix,
+}
+
+
+def shifted(volume: Volume, family: str, severity: int, seed: int) -> Volume:
+    """The image of a volume as if it came from another scanner.
+
+    Args:
+        volume: An image whose last axis runs through the slices.
+        family: One of `FAMILIES`.
+        severity: 1, 2 or 3.
+        seed: With the volume's name the source of all randomness.
+    """
+    rng = np.random.default_rng([seed, severity, *family.encode(), *volume.name.encode()])
+    voxels = np.moveaxis(np.asarray(volume.voxels, dtype=np.float32), -1, 0)
+    top = np.percentile(voxels, 99.5)
+    image = torch.from_numpy(voxels / top)
+    changed = torch.as_tensor(FAMILIES[family](image, severity, rng)).float().numpy()
+    return dataclasses.replace(
+        volume, voxels=np.ascontiguousarray(np.moveaxis(changed * top, 0, -1))
+    )

@@ -1,0 +1,92 @@
+"""Learn from the validation patients how far a run's masks can be trusted; see `calibration`."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from maskmend.calibration import Calibration, Trial, calibrate, check_enough
+from maskmend.checkpoint import CALIBRATION, SPLIT, write_atomically
+from maskmend.config import DegradationConfig
+from maskmend.corrections import quantiles
+from maskmend.data.cohort import Case
+from maskmend.data.layouts import find_cohort
+from maskmend.data.preprocess import mask_slices
+from maskmend.data.volume import read_mask
+from maskmend.degrade import degrade_volume
+from maskmend.errors import InputError
+from maskmend.predict import Model, load
+from maskmend.quality import agreements
+
+
+def calibrate_run(
+    run: Path, data: Path, *, draws: int = 5, device: str | None = None, console: Console
+) -> Calibration:
+    """Fit predicted Dice on a run's validation patients, plain and degraded; kept in the run.
+
+    Args:
+        run: Folder of a finished training.
+        data: The data it was trained on.
+        draws: Degraded copies of each image.
+        device: Where to compute; by default a GPU if there is one.
+        console: Where progress is shown.
+
+    Raises:
+        InputError: A patient of the run is not in the data, a file cannot be used, or there are
+            fewer than two validation patients.
+        RunError: The folder is no run.
+    """
+    model = load(run, device)
+    split = json.loads((run / SPLIT).read_text())
+    check_enough(split["validation"])
+    cases = find_cohort(data, model.config.data.layout).cases
+
+    def of(*uses: str) -> list[Case]:
+        wanted = {patient for use in uses for patient in split[use]}
+        found = [case for case in cases if case.patient in wanted and case.image is not None]
+        if missing := sorted(wanted - {case.patient for case in found}):
+            raise InputError(f"{data}: {missing[0]}, a patient of {run}, is missing")
+        return found
+
+    training, validation = of("train_annotated", "train_unpaired_images"), of("validation")
+    with Progress(console=console) as bar:
+        task = bar.add_task("calibrating", total=len(training) + len(validation) * (1 + draws))
+        seen = []
+        for case in training:
+            assert case.image is not None
+            seen.append(quantiles(model.prepare(case.image).slices))
+            bar.advance(task)
+        mean = torch.stack(seen).mean(0)
+        trials = []
+        for number, case in enumerate(validation):
+            rng = np.random.default_rng([model.config.seed, number])
+            for trial in _trials(model, case, mean, draws, rng):
+                trials.append(trial)
+                bar.advance(task)
+    calibration = calibrate(trials, mean)
+    write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
+    return calibration
+
+
+def _trials(
+    model: Model, case: Case, mean: torch.Tensor, draws: int, rng: np.random.Generator
+) -> Iterator[Trial]:
+    """The masks of a patient's image, plain and degraded, beside the truth."""
+    assert case.image is not None
+    assert case.mask is not None
+    prepared, preprocess = model.prepare(case.image), model.config.preprocess
+    classes = model.config.data.classes
+    truth = read_mask(case.mask, labels=range(classes), like=prepared.volume)
+    labels = mask_slices(truth, prepared.grid, classes)
+    mender = model.mender(mean, model.settings())
+    for draw in range(1 + draws):
+        slices = prepared.slices
+        if draw:
+            slices = degrade_volume(slices, DegradationConfig(), preprocess, rng)
+        looks = mender.looks(slices.to(model.device))
+        dice = agreements([labels, *(one.labels for one in looks)], classes)[0, 1:]
+        yield Trial(case.patient, mender.describe(looks), dice)

@@ -1,0 +1,163 @@
+"""How good a mask is, without its truth: realism calibrated to predicted Dice.
+
+Several masks of one image, made in different ways, tell more than one: where all agree, all are
+likely right. What is measured of each mask is put together by a ridge regression that was fitted on
+the validation patients, plain and degraded, whose truth is known.
+
+Axes: slice, class or structure, height, width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from scipy import ndimage
+from torch import Tensor
+
+Labels = UInt8[Tensor, "slice height width"]
+Masks = Float[Tensor, "slice class height width"]
+
+ALONE = (
+    "score_mean",
+    "score_least",
+    "score_by_area",
+    "entropy",
+    "slices_with_structures",
+    "log_area",
+    "continuity",
+    "largest_pieces",
+    "classes",
+)
+"""What is measured of a mask alone; its structures' shares of the area follow."""
+IN_COMPANY = ("agreement", "agreement_of_3", "agreement_of_8")
+"""And of a mask among the others: its mean Dice with them, with the nearest 3, and 8."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One mask of a volume and what was measured of it."""
+
+    labels: Labels
+    alone: tuple[float, ...]
+
+
+def look(masks: Masks, scores: Float[Tensor, " slice"]) -> Look:
+    """Measure a mask.
+
+    Args:
+        masks: Probabilities of the slices of one volume.
+        scores: The discriminator's score of each.
+    """
+    labels = masks.argmax(1)
+    area = (labels > 0).sum((1, 2)).float()
+    weight = area / area.sum().clamp(min=1)
+    entropy = -(masks * masks.clamp(min=1e-6).log()).sum(1)
+    foreground = 1 - masks[:, 0]
+    shares = torch.stack([(labels == c).sum() for c in range(1, masks.shape[1])])
+    figures = torch.stack(
+        [
+            scores.mean(),
+            scores.min(),
+            (scores * weight).sum(),
+            (entropy * foreground).sum() / (foreground.sum() + 1),
+            (area > 0).float().mean(),
+            area.mean().log1p(),
+            *(shares / area.sum().clamp(min=1)),
+        ]
+    ).tolist()
+    labels = labels.to(torch.uint8).cpu()
+    continuity = _continuity(labels, masks.shape[1])
+    pieces = agreements([labels, largest_pieces(labels)], masks.shape[1])[0, 1]
+    present = float(len(labels.unique()))
+    return Look(labels, (*figures[:6], continuity, float(pieces), present, *figures[6:]))
+
+
+def describe(looks: Sequence[Look], classes: int) -> Float[np.ndarray, "mask feature"]:
+    """All that is known of several masks of one volume, made in ways that are always the same.
+
+    Of each mask its own figures and its agreement with the others, the difference of all these from
+    those of the first mask, and which of the ways it was made in.
+    """
+    others = agreements([one.labels for one in looks], classes)
+    np.fill_diagonal(others, -np.inf)
+    nearest = -np.sort(-others, axis=1)[:, : max(1, len(looks) - 1)]
+    company = [nearest.mean(1), nearest[:, :3].mean(1), nearest[:, :8].mean(1)]
+    own = np.column_stack([np.array([one.alone for one in looks]), *company])
+    return np.column_stack([own, own - own[0], np.eye(len(looks))])
+
+
+def agreements(masks: Sequence[Labels], classes: int) -> Float[np.ndarray, "mask mask"]:
+    """Dice between any two masks, the mean over structures; two that are both empty agree."""
+    total = np.zeros((len(masks), len(masks)))
+    stacked = torch.stack(list(masks)).flatten(1)
+    for structure in range(1, classes):
+        there = (stacked == structure).float()
+        both, size = there @ there.T, there.sum(1)
+        union = size[:, None] + size
+        total += torch.where(union > 0, 2 * both / union.clamp(min=1), 1.0).numpy()
+    return total / (classes - 1)
+
+
+def largest_pieces(labels: Labels) -> Labels:
+    """Of each structure its largest connected piece of the volume."""
+    kept = labels.numpy().copy()
+    for structure in range(1, int(kept.max()) + 1):
+        pieces, count = ndimage.label(kept == structure)
+        if count > 1:
+            sizes = np.bincount(pieces.ravel())[1:]
+            kept[(pieces > 0) & (pieces != 1 + sizes.argmax())] = 0
+    return torch.from_numpy(kept)
+
+
+def _continuity(labels: Labels, classes: int) -> float:
+    """Mean Dice between neighbouring slices; 0 where one of the two is empty."""
+    if len(labels) == 1:
+        return 1.0
+    there = torch.stack([labels == c for c in range(1, classes)]).flatten(2).float()
+    size = there.sum(2)
+    both, union = (there[:, 1:] * there[:, :-1]).sum(2), size[:, 1:] + size[:, :-1]
+    dice = torch.where(union > 0, 2 * both / union.clamp(min=1), 1.0).mean(0)
+    filled = size.sum(0) > 0
+    return float((dice * (filled[1:] & filled[:-1])).mean())
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Predicted Dice of masks: a ridge regression on `describe`'s features."""
+
+    centre: Float[np.ndarray, " feature"]
+    spread: Float[np.ndarray, " feature"]
+    weights: Float[np.ndarray, " feature+1"]
+    """Of the standardised features; last the intercept."""
+
+    def predict(self, features: Float[np.ndarray, "mask feature"]) -> Float[np.ndarray, " mask"]:
+        """Predicted mean Dice over structures, from 0 to 1."""
+        return (_design(features, self.centre, self.spread) @ self.weights).clip(0, 1)
+
+
+def fit_quality(
+    features: Float[np.ndarray, "mask feature"], dice: Float[np.ndarray, " mask"], ridge: float = 3
+) -> Quality:
+    """Fit predicted Dice to true Dice.
+
+    Args:
+        features: Of masks of any number of volumes.
+        dice: Their true Dice.
+        ridge: Weight of the penalty.
+    """
+    centre, spread = features.mean(0), features.std(0) + 1e-6
+    design = _design(features, centre, spread)
+    penalty = ridge * np.eye(design.shape[1])
+    return Quality(centre, spread, np.linalg.solve(design.T @ design + penalty, design.T @ dice))
+
+
+def _design(
+    features: Float[np.ndarray, "mask feature"],
+    centre: Float[np.ndarray, " feature"],
+    spread: Float[np.ndarray, " feature"],
+) -> Float[np.ndarray, "mask feature+1"]:
+    # A mask unlike any that was seen must not be judged by far extrapolation.
+    standard = ((features - centre) / spread).clip(-4, 4)
+    return np.column_stack([standard, np.ones(len(features))])

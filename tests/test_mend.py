@@ -1,0 +1,238 @@
+"""Calibrate a run and mend with it: the guard decides as it was told, and harms nothing."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from maskmend.calibrate import calibrate_run
+from maskmend.checkpoint import CALIBRATION, SPLIT
+from maskmend.cli import main
+from maskmend.config import config_from
+from maskmend.data.phantom import write_cohort
+from maskmend.data.split import random_split
+from maskmend.errors import ConfigError, InputError
+from maskmend.predict import Model, load
+from maskmend.prediction import DOUBTFUL
+from maskmend.table import PREDICTIONS
+from maskmend.train import train
+from maskmend.ways import own_statistics
+from tests.tiny import tiny, write_run
+
+CONFIG = tiny(adaptation={"method": "guarded", "precision": "32-true"})
+
+
+@pytest.fixture(scope="module")
+def hearts(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hearts")
+    write_cohort(root, patients=10, seed=0, size=32, spacing_mm=9.5)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(hearts, tmp_path_factory):
+    """A calibrated run with random weights."""
+    folder = write_run(tmp_path_factory.mktemp("run"), CONFIG)
+    patients = sorted({path.name.split("_frame")[0] for path in (hearts / "images").iterdir()})
+    split = random_split(patients, fold=0, seed=0)
+    (folder / SPLIT).write_text(json.dumps(split.to_dict()))
+    calibrate_run(folder, hearts, draws=1, device="cpu", console=Console(quiet=True))
+    return folder
+
+
+@pytest.fixture
+def model(run):
+    return load(run, "cpu")
+
+
+@pytest.fixture
+def image(hearts):
+    return min((hearts / "images").iterdir())
+
+
+def told(model, *, prefers, margin):
+    """The model with a calibration that promises 0.9 of one way and 0.5 of the others."""
+    ways = len(model.mender(model.calibration.quantiles, model.settings()).ways)
+    features = model.calibration.quality.centre
+    weights = np.zeros(len(features) + 1)
+    weights[-1] = 0.5
+    weights[len(features) - ways + prefers] = 0.4
+    quality = dataclasses.replace(
+        model.calibration.quality,
+        centre=np.zeros_like(features),
+        spread=np.ones_like(features),
+        weights=weights,
+    )
+    model.calibration = dataclasses.replace(model.calibration, quality=quality, margin=margin)
+    return model
+
+
+def test_a_mask_that_promises_enough_is_taken(model, image):
+    mended = told(model, prefers=3, margin=0.3).predict(image)
+    assert mended.decision == "mended by smoother: Dice +0.40"
+    assert (mended.realism_before, mended.realism_after) == pytest.approx((0.5, 0.9))
+    prepared = model.prepare(image)
+    way = model.mender(model.calibration.quantiles, model.settings()).exact[3]
+    assert not (mended.labels == mended.plain).all()
+    expected = way.masks(prepared.slices).argmax(1)
+    assert sum(np.bincount(mended.labels.ravel())[1:]) > 0
+    assert expected.max() > 0
+
+
+def test_one_that_promises_too_little_is_not(model, image):
+    left = told(model, prefers=3, margin=0.41).predict(image)
+    assert left.decision == "left alone: +0.40 is not worth the risk"
+    assert (left.labels == left.plain).all()
+    assert left.realism_after == left.realism_before == pytest.approx(0.5)
+
+
+def test_the_best_may_be_the_plain_one(model, image):
+    left = told(model, prefers=0, margin=0.0).predict(image)
+    assert left.decision == "left alone: nothing promises more"
+    assert (left.labels == left.plain).all()
+
+
+def test_mixed_precision_looks_much_the_same(model, image):
+    slices = model.prepare(image).slices
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        settings = model.settings(precision=precision)
+        mender = model.mender(model.calibration.quantiles, settings)
+        found.append(mender.describe(mender.looks(slices)))
+    assert not (found[0] == found[1]).all()
+    assert np.mean(np.abs(found[0] - found[1]) < 0.1) > 0.95  # a speck may come or go
+
+
+def test_what_is_left_alone_is_plain_inference_to_the_last_bit(model, image):
+    left = told(model, prefers=0, margin=0.0).predict(image)
+    np.testing.assert_array_equal(left.labels, model.predict(image, steps=0).labels)
+
+
+def test_no_steps_are_plain_inference(model, image):
+    plain = told(model, prefers=3, margin=0.0).predict(image, steps=0)
+    assert plain.decision == ""
+    assert (plain.labels == plain.plain).all()
+
+
+def test_a_likely_wrong_mask_is_flagged(model, image):
+    doubtful = told(model, prefers=0, margin=0.0)
+    weights = doubtful.calibration.quality.weights
+    weights[-1] = DOUBTFUL - 0.41
+    flagged = doubtful.predict(image)
+    assert flagged.check
+    assert flagged.message.startswith("predicted Dice 0.69: the mask is likely wrong")
+    weights[-1] = DOUBTFUL - 0.39
+    assert "likely wrong" not in doubtful.predict(image).message
+
+
+def test_mending_leaves_the_model_as_it_is(model, image):
+    before = {k: v.clone() for k, v in model.networks.segmentor.state_dict().items()}
+    told(model, prefers=15, margin=0.0).predict(image)
+    assert model.networks.segmentor.training is False
+    after = model.networks.segmentor.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_volumes_of_a_patient_are_decided_on_their_own(model, hearts):
+    paths = sorted((hearts / "images").iterdir())[:2]
+    prepared = [model.prepare(path) for path in paths]
+    together = model.predict_patient(prepared, model.settings())
+    for path, one in zip(paths, together, strict=True):
+        alone = model.predict(path)
+        assert alone.decision == one.decision
+        np.testing.assert_array_equal(alone.labels, one.labels)
+
+
+def test_own_statistics_are_those_of_the_images():
+    norm = torch.nn.BatchNorm2d(3)
+    norm.running_mean.fill_(7.0)
+    images = 5 + 3 * torch.randn(8, 3, 16, 16)
+    made = own_statistics(torch.nn.Sequential(norm))(images)
+    assert made.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (made.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    assert norm.running_mean.unique() == 7.0
+    without = torch.nn.Conv2d(3, 2, 1)
+    torch.testing.assert_close(own_statistics(without)(images), without(images))
+
+
+def test_calibration_sees_no_image_of_a_test_patient(run, hearts, monkeypatch):
+    seen = []
+    prepare = Model.prepare
+    monkeypatch.setattr(
+        Model, "prepare", lambda self, path: (seen.append(path.name), prepare(self, path))[1]
+    )
+    calibrate_run(run, hearts, draws=1, device="cpu", console=Console(quiet=True))
+    test = json.loads((run / SPLIT).read_text())["test"]
+    assert seen
+    assert test
+    assert not [name for name in seen if name.split("_")[0] in test]
+
+
+def test_calibration_is_the_same_when_done_again(run, hearts):
+    saved = json.loads((run / CALIBRATION).read_text())
+    calibrate_run(run, hearts, draws=1, device="cpu", console=Console(quiet=True))
+    assert json.loads((run / CALIBRATION).read_text()) == saved
+
+
+def test_a_missing_patient_is_named(run, hearts, tmp_path):
+    write_cohort(tmp_path, patients=1, seed=1, size=32, spacing_mm=9.5)
+    with pytest.raises(InputError, match=r"heart\d+, a patient of .*, is missing"):
+        calibrate_run(run, tmp_path, draws=0, console=Console(quiet=True))
+
+
+def test_without_calibration_the_remedy_is_named(tmp_path, image):
+    model = load(write_run(tmp_path, CONFIG), "cpu")
+    with pytest.raises(ConfigError, match="is not calibrated; maskmend calibrate it"):
+        model.predict(image)
+
+
+def test_from_the_command_line(run, hearts, image, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", str(run), "--data", str(hearts), "--draws", "0", "--device", "cpu"])
+    assert ended.value.code == 0
+    assert "correlate by" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "predict",
+                str(run),
+                str(image),
+                "--out",
+                str(tmp_path),
+                "--method",
+                "guarded",
+                "--device",
+                "cpu",
+            ]
+        )
+    with (tmp_path / PREDICTIONS).open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["decision"].startswith(("mended by", "left alone"))
+
+
+def test_the_method_is_known():
+    with pytest.raises(ConfigError, match="method"):
+        config_from({"adaptation": {"method": "hope"}}, source="test")
+
+
+def test_training_ends_with_the_calibration(hearts, tmp_path):
+    config = tiny(
+        training={"iterations": 1, "batch": 2},
+        adaptation={"method": "guarded", "draws": 0, "precision": "32-true"},
+    )
+    train(config, hearts, tmp_path / "run", accelerator="cpu", console=Console(quiet=True))
+    before = (tmp_path / "run" / CALIBRATION).read_bytes()
+    assert load(tmp_path / "run", "cpu").calibration is not None
+    train(config, hearts, tmp_path / "run", accelerator="cpu", console=Console(quiet=True))
+    assert (tmp_path / "run" / CALIBRATION).read_bytes() == before
+
+
+def test_too_few_patients_are_told_before_training(tmp_path):
+    write_cohort(tmp_path / "few", patients=5, seed=1, size=32, spacing_mm=9.5)
+    with pytest.raises(InputError, match="two or more validation patients"):
+        train(CONFIG, tmp_path / "few", tmp_path / "run", console=Console(quiet=True))
+    assert not (tmp_path / "run").exists()
