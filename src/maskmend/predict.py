@@ -15,7 +15,7 @@ from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.corrections import corrections
 from maskmend.data.preprocess import grid_of, image_slices
-from maskmend.data.volume import read_image
+from maskmend.data.volume import Volume, read_image
 from maskmend.errors import ConfigError
 from maskmend.frozen import frozen
 from maskmend.instance import Adapted
@@ -85,7 +85,10 @@ class Model:
 
     def prepare(self, image: Path) -> Prepared:
         """Read an image and slice it; raises InputError if it cannot be used."""
-        volume = read_image(image)
+        return self.prepare_volume(read_image(image))
+
+    def prepare_volume(self, volume: Volume) -> Prepared:
+        """Slice an image; raises InputError if it has no contrast."""
         grid = grid_of(volume, self.config.preprocess)
         slices = image_slices(volume, grid, self.config.preprocess)
         return Prepared(volume=volume, grid=grid, slices=slices)

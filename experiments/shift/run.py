@@ -1,0 +1,202 @@
+"""Methods x shifts x seeds, into one tidy table; goes on by itself where it stopped.
+
+    python -m experiments.shift.run --data ACDC --patients 12
+    python -m experiments.shift.run --data ACDC --part validation --patients 4 --csv runs/choose.csv
+
+Segmentors are trained first (configurations beside this file; runs in --out) and calibrated. A line
+of the table: segmentor, method, shift, severity, seed, patient, phase, dice, hausdorff95_mm,
+realism, steps, seconds.
+"""
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.shift.methods import METHODS, Method, method_of
+from experiments.shift.shifts import FAMILIES, SEVERITIES, shifted
+from maskmend.calibrate import calibrate_run
+from maskmend.checkpoint import CALIBRATION, RUN, SPLIT
+from maskmend.config import read_config
+from maskmend.data.cohort import Case
+from maskmend.data.layouts import find_cohort
+from maskmend.data.preprocess import labels_on_grid
+from maskmend.data.volume import Volume, read_image, read_mask
+from maskmend.evaluate.metrics import dice, hausdorff95_mm
+from maskmend.predict import Model, load
+from maskmend.train import train
+
+HERE = Path(__file__).parent
+NONE = "none"
+"""The shift of an image as it is."""
+
+app = App(help=__doc__, help_format="plaintext")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One volume, one method."""
+
+    segmentor: str
+    method: str
+    shift: str
+    severity: int
+    seed: int
+    patient: str
+    phase: str
+    dice: float
+    """Mean over structures."""
+    hausdorff95_mm: float
+    """Mean over structures."""
+    realism: float
+    """The method's score of its mask: for the guarded one predicted Dice."""
+    steps: int
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a line is about."""
+        return tuple(map(str, astuple(self)[:7]))
+
+
+@app.default
+def main(
+    *,
+    data: Path,
+    out: Path = Path("runs/shift"),
+    csv_: Annotated[Path, Parameter(name="--csv")] = Path("runs/shift/shift.csv"),
+    part: Literal["validation", "test"] = "test",
+    segmentors: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("gan", "strong"),
+    seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0, 1, 2),
+    methods: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = tuple(METHODS),
+    families: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = tuple(FAMILIES),
+    severities: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = SEVERITIES,
+    patients: int | None = None,
+) -> None:
+    """Fill the table.
+
+    Args:
+        data: ACDC's training set.
+        out: Folder of the runs.
+        csv_: The table; lines that it has are not made again.
+        part: Settings are chosen on validation patients; test patients are run once, afterwards.
+        segmentors: Names of configurations beside this file.
+        seeds: Of training, and of the shifts.
+        methods: Those to run.
+        families: Of shifts; images as they are come first.
+        severities: Of each family.
+        patients: So many of each seed, spread over the split; all by default.
+    """
+    console = Console()
+    done = _read(csv_)
+    shifts = [(NONE, 0), *itertools.product(families, severities)]
+    for segmentor, seed in itertools.product(segmentors, seeds):
+        model = _trained(segmentor, seed, data, out, console)
+        named = {name: method_of(name, model) for name in methods}
+        cases = _cases(model, data, part, patients)
+        with _bar(console, f"{segmentor}, seed {seed}") as bar:
+            task = bar.add_task("", total=len(cases) * len(shifts) * len(methods))
+            for (family, severity), case in itertools.product(shifts, cases):
+                about = (case.patient, case.phase or "")
+                wanted = {
+                    name: method
+                    for name, method in named.items()
+                    if (segmentor, name, family, str(severity), str(seed), *about) not in done
+                }
+                for row in _rows(model, wanted, case, family, severity, seed, segmentor):
+                    _append(csv_, row)
+                bar.advance(task, len(methods))
+
+
+def _trained(segmentor: str, seed: int, data: Path, out: Path, console: Console) -> Model:
+    run = out / f"{segmentor}{seed}"
+    if not (run / RUN).exists():
+        train(read_config(HERE / f"{segmentor}.yaml", [f"seed={seed}"]), data, run, console=console)
+    if not (run / CALIBRATION).exists():
+        calibrate_run(run, data, console=console)
+    return load(run)
+
+
+def _cases(model: Model, data: Path, part: str, count: int | None) -> list[Case]:
+    """Cases of the part's patients: a few of them evenly spread, from one that the seed decides."""
+    assert model.run is not None
+    everybody = json.loads((model.run / SPLIT).read_text())[part]
+    if count is not None and count < len(everybody):
+        places = (np.arange(count) * len(everybody) / count).astype(int) + model.config.seed
+        everybody = [everybody[place % len(everybody)] for place in places]
+    cases = find_cohort(data, model.config.data.layout).cases
+    return [case for case in cases if case.patient in everybody and case.image and case.mask]
+
+
+def _rows(
+    model: Model,
+    methods: dict[str, Method],
+    case: Case,
+    family: str,
+    severity: int,
+    seed: int,
+    segmentor: str,
+) -> Iterator[Row]:
+    if not methods:
+        return
+    assert case.image is not None
+    assert case.mask is not None
+    volume = read_image(case.image)
+    if family != NONE:
+        volume = shifted(volume, family, severity, seed)
+    prepared = model.prepare_volume(volume)
+    truth = read_mask(case.mask, labels=range(model.config.data.classes), like=volume)
+    for name, method in methods.items():
+        made = method(prepared.slices.to(model.device))
+        labels = labels_on_grid(made.masks, prepared.grid)
+        overlap, distance = _scores(labels, truth, model)
+        yield Row(
+            segmentor, name, family, severity, seed, case.patient, case.phase or "",
+            round(overlap, 5), round(distance, 3), round(made.realism_after, 4), made.steps,
+            round(made.seconds, 3),
+        )  # fmt: skip
+
+
+def _scores(labels: np.ndarray, truth: Volume, model: Model) -> tuple[float, float]:
+    pairs = [(labels == k, truth.voxels == k) for k in model.config.data.structures]
+    spacing = truth.spacing_mm
+    return (
+        float(np.mean([dice(*pair) for pair in pairs])),
+        float(np.mean([hausdorff95_mm(*pair, spacing) for pair in pairs])),
+    )
+
+
+def _read(path: Path) -> set[tuple[str, ...]]:
+    if not path.exists():
+        return set()
+    with path.open(encoding="utf-8", newline="") as file:
+        rows: Sequence[list[str]] = list(csv.reader(file))
+    return {tuple(row[:7]) for row in rows[1:] if len(row) == len(fields(Row))}
+
+
+def _append(path: Path, row: Row) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow([field.name for field in fields(Row)])
+        writer.writerow(astuple(row))
+
+
+def _bar(console: Console, name: str) -> Progress:
+    return Progress(
+        TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+
+
+if __name__ == "__main__":
+    app()
