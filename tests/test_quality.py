@@ -60,18 +60,22 @@ def test_an_unsure_mask_has_more_entropy():
 
 def test_an_empty_mask_is_described_without_nan():
     looks = [look(probabilities(torch.zeros_like(square())), torch.zeros(3))] * 2
-    assert np.isfinite(describe(looks, 3)).all()
+    assert np.isfinite(describe(looks, 3).features).all()
 
 
 def test_a_description_tells_company_difference_and_way():
     masks = [square(), square(), square(at=7)]
     looks = [look(probabilities(one), torch.zeros(3)) for one in masks]
-    features = describe(looks, 3)
+    described = describe(looks, 3)
+    features = described.features
     own = (features.shape[1] - 3) // 2
     np.testing.assert_array_equal(features[:, -3:], np.eye(3))
     np.testing.assert_allclose(features[0, own : 2 * own], 0)
-    agreement = features[:, own - 3]
+    agreement = features[:, own - 4]
     assert agreement[0] == agreement[1] > agreement[2]
+    np.testing.assert_allclose(described.change[:2], 0, atol=1e-6)
+    assert described.change[2] == 1 - features[2, own - 1]
+    assert described.change[2] > 0.3
 
 
 def test_the_regression_finds_a_linear_truth_and_predicts_within_bounds():

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -138,3 +139,20 @@ def shifted(volume: Volume, family: str, severity: int, seed: int) -> Volume:
     return dataclasses.replace(
         volume, voxels=np.ascontiguousarray(np.moveaxis(changed * top, 0, -1))
     )
+
+
+def order(rows: pd.DataFrame) -> list[str]:
+    """The shifts of a table: images as they are first, then in the order of their definition."""
+    known = ["none", *FAMILIES]
+    found = list(rows["shift"].unique())
+    return sorted(found, key=lambda s: known.index(s) if s in known else -1)
+
+
+def label(shift: str) -> str:
+    """For people."""
+    return {"none": "in-domain"}.get(shift, f"{shift} (unseen)" if shift in UNSEEN else shift)
+
+
+def middle(rows: pd.DataFrame) -> pd.DataFrame:
+    """Images as they are, and shifts of the middle severity."""
+    return rows[rows["severity"].isin([0, 2])]

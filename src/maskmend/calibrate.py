@@ -1,15 +1,18 @@
 """Learn from the validation patients how far a run's masks can be trusted; see `calibration`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
-from maskmend.calibration import Calibration, Trial, calibrate, check_enough
+from maskmend.calibration import Calibration, Trial, calibrate, check_enough, fit
 from maskmend.checkpoint import CALIBRATION, SPLIT, write_atomically
 from maskmend.config import DegradationConfig
 from maskmend.corrections import quantiles
@@ -19,8 +22,9 @@ from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
 from maskmend.degrade import degrade_volume
 from maskmend.errors import InputError
+from maskmend.mend import Mender
 from maskmend.predict import Model, load
-from maskmend.quality import agreements
+from maskmend.quality import Look, agreements
 
 
 def calibrate_run(
@@ -53,40 +57,61 @@ def calibrate_run(
         return found
 
     training, validation = of("train_annotated", "train_unpaired_images"), of("validation")
+    images = len(validation) * (1 + draws)
     with Progress(console=console) as bar:
-        task = bar.add_task("calibrating", total=len(training) + len(validation) * (1 + draws))
+        task = bar.add_task("calibrating", total=len(training) + 2 * images)
         seen = []
         for case in training:
             assert case.image is not None
             seen.append(quantiles(model.prepare(case.image).slices))
             bar.advance(task)
         mean = torch.stack(seen).mean(0)
-        trials = []
+        mender = model.mender(mean, model.settings())
+        degraded: list[_Degraded] = []
         for number, case in enumerate(validation):
             rng = np.random.default_rng([model.config.seed, number])
-            for trial in _trials(model, case, mean, draws, rng):
-                trials.append(trial)
-                bar.advance(task)
-    calibration = calibrate(trials, mean)
+            degraded.extend(_degraded(model, case, draws, rng))
+        first, looks = [], []
+        for one in degraded:
+            looks.append(mender.looks(one.slices))
+            first.append(one.trial(mender, looks[-1]))
+            bar.advance(task)
+        trials = []
+        for one, ways in zip(degraded, looks, strict=True):
+            # What is made of the best ways depends on predictions, and these must be of others.
+            more = mender.further(one.slices, ways, fit(first, without=one.patient))
+            trials.append(one.trial(mender, [*ways, *more.looks]))
+            bar.advance(task)
+    calibration = calibrate(trials, fit(first), mean)
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     return calibration
 
 
-def _trials(
-    model: Model, case: Case, mean: torch.Tensor, draws: int, rng: np.random.Generator
-) -> Iterator[Trial]:
-    """The masks of a patient's image, plain and degraded, beside the truth."""
+@dataclass(frozen=True)
+class _Degraded:
+    """An image of a validation patient, as it is or degraded, and its truth."""
+
+    patient: str
+    slices: Float[Tensor, "slice 1 height width"]
+    labels: UInt8[Tensor, "slice height width"]
+
+    def trial(self, mender: Mender, looks: Sequence[Look]) -> Trial:
+        """Masks beside the truth."""
+        dice = agreements([self.labels, *(one.labels for one in looks)], mender.classes)[0, 1:]
+        return Trial(self.patient, mender.describe(looks), dice)
+
+
+def _degraded(
+    model: Model, case: Case, draws: int, rng: np.random.Generator
+) -> Iterator[_Degraded]:
     assert case.image is not None
     assert case.mask is not None
     prepared, preprocess = model.prepare(case.image), model.config.preprocess
     classes = model.config.data.classes
     truth = read_mask(case.mask, labels=range(classes), like=prepared.volume)
     labels = mask_slices(truth, prepared.grid, classes)
-    mender = model.mender(mean, model.settings())
     for draw in range(1 + draws):
         slices = prepared.slices
         if draw:
             slices = degrade_volume(slices, DegradationConfig(), preprocess, rng)
-        looks = mender.looks(slices.to(model.device))
-        dice = agreements([labels, *(one.labels for one in looks)], classes)[0, 1:]
-        yield Trial(case.patient, mender.describe(looks), dice)
+        yield _Degraded(case.patient, slices.to(model.device), labels)

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from maskmend.checkpoint import CALIBRATION
 from maskmend.errors import InputError, RunError
-from maskmend.quality import Quality, fit_quality
+from maskmend.quality import Described, Quality, fit_quality
 
 HARM = 0.01
 """Loss of Dice that counts as harm."""
 FEW = 0.01
 """Share of the validation images that may be harmed."""
+_CAUTIONS = [*np.linspace(0, 1, 51), 1e9]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +31,27 @@ class Calibration:
 
     quantiles: Float[Tensor, " quantile"]
     """Mean quantiles of the training images."""
+    first: Quality
+    """Of the masks of the ways alone."""
     quality: Quality
-    margin: float
-    """Predicted gain of Dice from which another mask than the plain one is taken."""
+    """Of these and of what was made of the best."""
+    caution: float
+    """Gain of Dice that a mask must promise for each point in which it differs from the plain one.
+    A small change can do little harm, and needs to promise little."""
     correlation: float
     """Between predicted and true Dice of the plain masks, every patient predicted by the others."""
 
+    def choose(self, described: Described) -> int:
+        """The mask to take; 0, the plain one, if no other promises enough."""
+        return choose(self.quality.predict(described.features), described.change, self.caution)
+
     def to_dict(self) -> dict[str, Any]:
         """As lists and numbers, for JSON."""
-        quality = self.quality
         return {
             "quantiles": self.quantiles.tolist(),
-            "centre": quality.centre.tolist(),
-            "spread": quality.spread.tolist(),
-            "weights": quality.weights.tolist(),
-            "margin": self.margin,
+            "first": self.first.to_dict(),
+            "quality": self.quality.to_dict(),
+            "caution": self.caution,
             "correlation": self.correlation,
         }
 
@@ -53,8 +60,9 @@ class Calibration:
         """What `to_dict` made."""
         return cls(
             quantiles=torch.tensor(saved["quantiles"]),
-            quality=Quality(*(np.array(saved[k]) for k in ("centre", "spread", "weights"))),
-            margin=saved["margin"],
+            first=Quality.from_dict(saved["first"]),
+            quality=Quality.from_dict(saved["quality"]),
+            caution=saved["caution"],
             correlation=saved["correlation"],
         )
 
@@ -80,44 +88,69 @@ class Trial:
     """All masks of one image of a validation patient."""
 
     patient: str
-    features: Float[np.ndarray, "mask feature"]
-    """The plain mask first."""
+    described: Described
     dice: Float[np.ndarray, " mask"]
 
 
-def calibrate(trials: Sequence[Trial], quantiles: Float[Tensor, " quantile"]) -> Calibration:
-    """Fit predicted Dice to trials, and find the smallest margin that did no harm in them.
+def fit(trials: Sequence[Trial], without: str | None = None) -> Quality:
+    """Predicted Dice, learnt from trials.
 
-    Every patient is predicted by a regression on the others, so that the margin covers what is not
-    known of a new patient.
+    Args:
+        trials: Of any number of patients.
+        without: A patient that is to be predicted, and not learnt from.
 
     Raises:
         InputError: There are fewer than two patients.
     """
     check_enough({trial.patient for trial in trials})
-    predicted = np.empty((len(trials), len(trials[0].dice)))
-    for patient in {trial.patient for trial in trials}:
-        quality = _fit([trial for trial in trials if trial.patient != patient])
-        for number, trial in enumerate(trials):
-            if trial.patient == patient:
-                predicted[number] = quality.predict(trial.features)
-    true = np.stack([trial.dice for trial in trials])
-    best = predicted.argmax(1)
-    rows = np.arange(len(trials))
-    promised = predicted[rows, best] - predicted[:, 0]
-    gained = true[rows, best] - true[:, 0]
-    margin = _margin(promised, gained)
+    used = [trial for trial in trials if trial.patient != without]
+    features = np.concatenate([trial.described.features for trial in used])
+    return fit_quality(features, np.concatenate([trial.dice for trial in used]))
+
+
+def calibrate(
+    trials: Sequence[Trial], first: Quality, quantiles: Float[Tensor, " quantile"]
+) -> Calibration:
+    """Fit predicted Dice to trials, and find the least caution that did no harm in them.
+
+    Every patient is predicted by a regression on the others, so that the caution covers what is not
+    known of a new patient.
+
+    Args:
+        trials: Of all candidates, the retouched ones too.
+        first: Predicts the Dice of the ways alone.
+        quantiles: Mean quantiles of the training images.
+
+    Raises:
+        InputError: There are fewer than two patients.
+    """
+    qualities = {p: fit(trials, without=p) for p in {trial.patient for trial in trials}}
+    predicted = [qualities[one.patient].predict(one.described.features) for one in trials]
+    plain = (np.array([v[0] for v in predicted]), np.array([one.dice[0] for one in trials]))
     return Calibration(
         quantiles=quantiles,
-        quality=_fit(trials),
-        margin=margin,
-        correlation=_correlation(predicted[:, 0], true[:, 0]),
+        first=first,
+        quality=fit(trials),
+        caution=_least_caution(trials, predicted),
+        correlation=_correlation(*plain),
     )
 
 
-def _correlation(a: Float[np.ndarray, " trial"], b: Float[np.ndarray, " trial"]) -> float:
-    """Pearson's, 0 where one of the two does not vary."""
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+def choose(
+    predicted: Float[np.ndarray, " mask"], change: Float[np.ndarray, " mask"], caution: float
+) -> int:
+    """The mask of the highest predicted Dice among those that promise enough for their change.
+
+    Args:
+        predicted: Dice of each, the plain one first.
+        change: How far each is from the plain one.
+        caution: Promise that is wanted for a change of 1.
+
+    Returns:
+        Its number; 0 if none does.
+    """
+    promises_enough = predicted - predicted[0] > caution * change
+    return int(np.where(promises_enough, predicted, -1).argmax()) if promises_enough.any() else 0
 
 
 def check_enough(patients: Collection[str]) -> None:
@@ -129,16 +162,21 @@ def check_enough(patients: Collection[str]) -> None:
         )
 
 
-def _margin(promised: Float[np.ndarray, " trial"], gained: Float[np.ndarray, " trial"]) -> float:
-    """The smallest promise from which few masks lost more than HARM, and none more than 3 of it."""
-    for margin in sorted({0.0, *promised.clip(min=0).tolist()}):
-        gains = gained[promised > margin]
-        lost = np.count_nonzero(gains < -HARM)
-        if lost <= FEW * len(promised) and not (gains < -3 * HARM).any():
+def _least_caution(
+    trials: Sequence[Trial], predicted: Sequence[Float[np.ndarray, " mask"]]
+) -> float:
+    """So that few masks lost more than HARM, and none more than 3 of it."""
+    for caution in _CAUTIONS:
+        taken = [
+            choose(ours, one.described.change, caution)
+            for ours, one in zip(predicted, trials, strict=True)
+        ]
+        lost = np.array([one.dice[0] - one.dice[n] for n, one in zip(taken, trials, strict=True)])
+        if np.count_nonzero(lost > HARM) <= FEW * len(trials) and not (lost > 3 * HARM).any():
             break
-    return margin
+    return float(caution)
 
 
-def _fit(trials: Sequence[Trial]) -> Quality:
-    features = np.concatenate([trial.features for trial in trials])
-    return fit_quality(features, np.concatenate([trial.dice for trial in trials]))
+def _correlation(a: Float[np.ndarray, " trial"], b: Float[np.ndarray, " trial"]) -> float:
+    """Pearson's, 0 where one of the two does not vary."""
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0

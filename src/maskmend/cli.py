@@ -99,7 +99,7 @@ def calibrate(run: Path, *, data: Data, draws: int = 5, device: str | None = Non
     calibration = calibrate_run(run, data, draws=draws, device=device, console=console)
     print(
         f"{run}: predicted and true Dice correlate by {calibration.correlation:.2f}; a mask is"
-        f" mended where that promises more than +{calibration.margin:.2f}"
+        f" mended where that promises {calibration.caution:.2f} of what is changed"
     )
     return DONE
 

@@ -9,7 +9,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def frozen(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+def frozen(
+    network: nn.Module, dtype: torch.dtype = torch.float32, *, fold: bool = True
+) -> nn.Module:
     """A copy for evaluation that takes no gradients for its weights.
 
     Spectral norms become plain weights, and a batch norm that follows a convolution in an
@@ -19,13 +21,14 @@ def frozen(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     Args:
         network: Any network; it stays as it is.
         dtype: Of the convolutions' weights; torch.bfloat16 spares `torch.autocast` a copy a pass.
+        fold: Fold batch norms, which then cannot be told to take other statistics.
     """
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
         for name, child in module.named_children():
             if parametrize.is_parametrized(child):
                 setattr(module, name, _plain(child))
-        if isinstance(module, nn.Sequential):
+        if fold and isinstance(module, nn.Sequential):
             _fold(module)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

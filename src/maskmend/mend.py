@@ -2,7 +2,8 @@
 
 1. Segment the volume in every way: each correction of the image with each batch norm.
 2. Predict the Dice of every mask; see `quality`.
-3. Take the best if it promises enough over the plain one, else leave the plain mask alone.
+3. Blend the best masks; tune a retouch of the best way's image towards the blend; judge these too.
+4. Take the best that promises enough for the change that it makes, else leave the plain mask.
 
 Axes: slice, channel or class, height, width; the slices of one volume.
 """
@@ -18,11 +19,23 @@ from torch import Tensor
 
 from maskmend.calibration import Calibration
 from maskmend.instance import Adapted
-from maskmend.quality import Look, describe, look
-from maskmend.ways import Way
+from maskmend.quality import Described, Look, Quality, describe, look
+from maskmend.retouch import retouch
+from maskmend.ways import Blend, Candidate, Images, Masks, Way
 
-Images = Float[Tensor, "slice channel height width"]
-Masks = Float[Tensor, "slice class height width"]
+_BLENDED = 5
+
+
+@dataclass(frozen=True)
+class Mended:
+    """The candidates that came of looking at those before."""
+
+    candidates: Sequence[Candidate]
+    """The blend and the retouched way."""
+    looks: Sequence[Look]
+    """Of their masks."""
+    losses: tuple[float, ...]
+    """Of the retouch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +43,37 @@ class Mender:
     """The ways in which a run can segment a volume, and what judges them."""
 
     ways: Sequence[Way]
-    """In the hardware's precision, plain inference first."""
-    exact: Sequence[Way]
-    """The same in 32 bits, for the masks that are returned."""
+    """Plain inference first."""
     score: Callable[[Masks], Float[Tensor, " slice"]]
     """The discriminator."""
     classes: int
     """Of the masks, the background included."""
+    steps: int | None = None
+    """Of the retouch; None: chosen by itself."""
 
     def looks(self, images: Images) -> list[Look]:
         """The mask that each way makes, and what can be said of it alone."""
-        found = []
-        for way in self.ways:
-            masks = way.masks(images)
-            with torch.no_grad():
-                found.append(look(masks, self.score(masks)))
-        return found
+        return [self._look(way.masks(images)) for way in self.ways]
 
-    def describe(self, looks: Sequence[Look]) -> Float[np.ndarray, "way feature"]:
+    def describe(self, looks: Sequence[Look]) -> Described:
         """The figures that Dice is predicted from."""
         return describe(looks, self.classes)
+
+    def further(self, images: Images, looks: Sequence[Look], quality: Quality) -> Mended:
+        """Candidates that are made of the ways that promise most.
+
+        Args:
+            images: All slices of the volume.
+            looks: The ways' masks.
+            quality: Predicts their Dice.
+        """
+        order = np.argsort(-quality.predict(self.describe(looks).features), kind="stable")
+        best = [self.ways[number] for number in order[:_BLENDED]]
+        blend = Blend(name=f"a blend with {best[0].name}", ways=best)
+        target = blend.masks(images)
+        tuned, losses = retouch(best[0], images, target, steps=self.steps)
+        looks = [self._look(target), self._look(tuned.masks(images))]
+        return Mended([blend, tuned], looks, tuple(losses))
 
     def mend(self, images: Images, calibration: Calibration) -> Adapted:
         """Segment one volume in the way that promises the best mask, or in the plain one.
@@ -62,23 +86,34 @@ class Mender:
             Masks before and after, with predicted Dice as scores.
         """
         start = time.perf_counter()
-        predicted = calibration.quality.predict(self.describe(self.looks(images)))
+        looks = self.looks(images)
+        more = self.further(images, looks, calibration.first)
+        candidates: list[Candidate] = [*self.ways, *more.candidates]
+        described = self.describe([*looks, *more.looks])
+        predicted = calibration.quality.predict(described.features)
+        taken = calibration.choose(described)
         best = int(predicted.argmax())
-        promised = float(predicted[best] - predicted[0])
-        if promised > calibration.margin:
-            taken, decision = best, f"mended by {self.ways[best].name}: Dice +{promised:.2f}"
+        if taken:
+            promised = predicted[taken] - predicted[0]
+            decision = f"mended by {candidates[taken].name}: Dice +{promised:.2f}"
         elif best:
-            taken, decision = 0, f"left alone: +{promised:.2f} is not worth the risk"
+            promised = predicted[best] - predicted[0]
+            decision = f"left alone: +{promised:.2f} is not worth the risk"
         else:
-            taken, decision = 0, "left alone: nothing promises more"
-        plain = self.exact[0].masks(images)
+            decision = "left alone: nothing promises more"
+        plain = candidates[0].masks(images, exact=True)
+        tuned = taken == len(candidates) - 1
         return Adapted(
             plain=plain,
-            masks=self.exact[taken].masks(images) if taken else plain,
-            losses=(),
+            masks=candidates[taken].masks(images, exact=True) if taken else plain,
+            losses=more.losses if tuned else (),
             plain_scores=torch.full((len(images),), float(predicted[0])),
             scores=torch.full((len(images),), float(predicted[taken])),
-            steps=0,
+            steps=len(more.losses) - 1 if tuned else 0,
             seconds=time.perf_counter() - start,
             decision=decision,
         )
+
+    def _look(self, masks: Masks) -> Look:
+        with torch.no_grad():
+            return look(masks, self.score(masks))

@@ -23,7 +23,7 @@ from maskmend.mend import Mender
 from maskmend.passes import resolve_precision
 from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
-from maskmend.ways import Way, own_statistics, ways
+from maskmend.ways import own_statistics, ways
 
 _SLICES = {False: 32, True: 512}
 """Slices in one pass, without and with a GPU; halved when memory runs out."""
@@ -189,10 +189,8 @@ class Model:
 
         Args:
             quantiles: Of its training images (see `maskmend.corrections`).
-            settings: Their precision counts.
+            settings: Their precision and steps count.
         """
-        fixes = corrections(quantiles.to(self.device))
-        own = own_statistics(self.networks.segmentor)
         mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
         dtype = torch.bfloat16 if mixed else torch.float32
 
@@ -204,21 +202,27 @@ class Model:
 
             return run
 
-        def segments(segmentor: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        def trained(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+            segmentor = self._folded(dtype)[0]
             run = in_precision(nn.Sequential(self.networks.adaptor, segmentor), dtype)
-            if segmentor is own:  # whose statistics are those of all slices
-                return run
             return lambda images: torch.cat([run(part) for part in images.split(self._slices)])
 
-        def ways_in(dtype: torch.dtype) -> Sequence[Way]:
-            normed = {"training": self._folded(dtype)[0], "own statistics": own}
-            return ways(fixes, {name: segments(one, dtype) for name, one in normed.items()})
+        def own(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:  # statistics of all slices
+            segmentor = own_statistics(frozen(self.networks.segmentor, dtype, fold=False))
+            return in_precision(nn.Sequential(self.networks.adaptor, segmentor), dtype)
 
+        full = torch.float32
         return Mender(
-            ways=ways_in(dtype),
-            exact=ways_in(torch.float32),
+            ways=ways(
+                corrections(quantiles.to(self.device)),
+                {
+                    "training": (trained(dtype), trained(full)),
+                    "own statistics": (own(dtype), own(full)),
+                },
+            ),
             score=lambda masks: in_precision(self._folded(dtype)[1], dtype)(masks[:, 1:]),
             classes=self.config.data.classes,
+            steps=None if settings.steps == "auto" else settings.steps,
         )
 
     @property

@@ -31,7 +31,7 @@ ALONE = (
     "classes",
 )
 """What is measured of a mask alone; its structures' shares of the area follow."""
-IN_COMPANY = ("agreement", "agreement_of_3", "agreement_of_8")
+IN_COMPANY = ("agreement", "agreement_of_3", "agreement_of_8", "agreement_with_plain")
 """And of a mask among the others: its mean Dice with them, with the nearest 3, and 8."""
 
 
@@ -74,18 +74,29 @@ def look(masks: Masks, scores: Float[Tensor, " slice"]) -> Look:
     return Look(labels, (*figures[:6], continuity, float(pieces), present, *figures[6:]))
 
 
-def describe(looks: Sequence[Look], classes: int) -> Float[np.ndarray, "mask feature"]:
-    """All that is known of several masks of one volume, made in ways that are always the same.
+@dataclass(frozen=True)
+class Described:
+    """All that is known of several masks of one volume; the plain mask is the first."""
 
-    Of each mask its own figures and its agreement with the others, the difference of all these from
-    those of the first mask, and which of the ways it was made in.
+    features: Float[np.ndarray, "mask feature"]
+    """What Dice is predicted from."""
+    change: Float[np.ndarray, " mask"]
+    """How far each is from the plain one: one less their Dice."""
+
+
+def describe(looks: Sequence[Look], classes: int) -> Described:
+    """Compare several masks of one volume, made in ways that are always the same.
+
+    Features are, of each mask, its own figures and its agreement with the others, the difference of
+    all these from those of the first mask, and which of the ways it was made in.
     """
     others = agreements([one.labels for one in looks], classes)
+    with_plain = others[0].copy()
     np.fill_diagonal(others, -np.inf)
     nearest = -np.sort(-others, axis=1)[:, : max(1, len(looks) - 1)]
-    company = [nearest.mean(1), nearest[:, :3].mean(1), nearest[:, :8].mean(1)]
+    company = [nearest.mean(1), nearest[:, :3].mean(1), nearest[:, :8].mean(1), with_plain]
     own = np.column_stack([np.array([one.alone for one in looks]), *company])
-    return np.column_stack([own, own - own[0], np.eye(len(looks))])
+    return Described(np.column_stack([own, own - own[0], np.eye(len(looks))]), 1 - with_plain)
 
 
 def agreements(masks: Sequence[Labels], classes: int) -> Float[np.ndarray, "mask mask"]:
@@ -135,6 +146,15 @@ class Quality:
     def predict(self, features: Float[np.ndarray, "mask feature"]) -> Float[np.ndarray, " mask"]:
         """Predicted mean Dice over structures, from 0 to 1."""
         return (_design(features, self.centre, self.spread) @ self.weights).clip(0, 1)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """As lists, for JSON."""
+        return {name: values.tolist() for name, values in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, list[float]]) -> "Quality":
+        """What `to_dict` made."""
+        return cls(**{name: np.array(values) for name, values in saved.items()})
 
 
 def fit_quality(

@@ -6,6 +6,7 @@ Axes: slice, channel or class, height, width; the slices of one volume.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,19 @@ from maskmend.corrections import Correction
 
 Images = Float[Tensor, "slice channel height width"]
 Masks = Float[Tensor, "slice class height width"]
+Segment = Callable[[Images], Tensor]
+"""Images to logits."""
+
+
+class Candidate(Protocol):
+    """Anything that makes a mask of a volume."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    def masks(self, images: Images, *, exact: bool = False) -> Masks:
+        """Probabilities, in the hardware's precision, or exactly: in 32 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,31 +37,50 @@ class Way:
 
     name: str
     correction: Correction
-    segmentor: Callable[[Images], Tensor]
-    """Corrected images to logits."""
-
-    def images(self, images: Images) -> Images:
-        """What the segmentor is shown."""
-        return self.correction(images)
+    segmentor: Segment
+    """In the hardware's precision."""
+    exact: Segment
+    """The same in 32 bits."""
 
     @torch.no_grad()
-    def masks(self, images: Images) -> Masks:
+    def masks(self, images: Images, *, exact: bool = False) -> Masks:
         """Probabilities."""
-        return self.segmentor(self.correction(images)).float().softmax(1)
+        segment = self.exact if exact else self.segmentor
+        return segment(self.correction(images)).float().softmax(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """Several ways at once: the mean of their masks."""
+
+    name: str
+    ways: Sequence[Way]
+
+    def masks(self, images: Images, *, exact: bool = False) -> Masks:
+        """Probabilities."""
+        total = self.ways[0].masks(images, exact=exact)
+        for way in self.ways[1:]:
+            total = total + way.masks(images, exact=exact)
+        return total / len(self.ways)
 
 
 def ways(
-    corrections: Mapping[str, Correction], segmentors: Mapping[str, Callable[[Images], Tensor]]
+    corrections: Mapping[str, Correction], segmentors: Mapping[str, tuple[Segment, Segment]]
 ) -> Sequence[Way]:
     """Every correction with every segmentor; the first of both, plain inference, comes first.
 
     Args:
         corrections: By name.
-        segmentors: By name; the name of the first is not shown.
+        segmentors: By name, in the hardware's precision and exact; the first's name is not shown.
     """
     return [
-        Way(name=f"{fix}{f' + {norm}' if number else ''}", correction=correct, segmentor=segment)
-        for number, (norm, segment) in enumerate(segmentors.items())
+        Way(
+            name=f"{fix}{f' + {norm}' if number else ''}",
+            correction=correct,
+            segmentor=segmentor,
+            exact=exact,
+        )
+        for number, (norm, (segmentor, exact)) in enumerate(segmentors.items())
         for fix, correct in corrections.items()
     ]
 

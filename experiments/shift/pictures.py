@@ -1,0 +1,66 @@
+"""Pictures of the shift benchmark's table; its lines are those of `table.beside_plain`."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.shift.shifts import UNSEEN, label, middle, order
+
+
+def draw_gains(rows: pd.DataFrame, path: Path) -> None:
+    """Mean gain of every method under every shift of the middle severity, as coloured cells."""
+    rows = middle(rows)
+    segmentors = list(rows["segmentor"].unique())
+    methods = [m for m in rows["method"].unique() if m != "none"]
+    shifts = order(rows)
+    figure = Figure(
+        figsize=(1.5 + 5 * len(segmentors), 1.2 + 0.42 * len(shifts)), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    for place, segmentor in enumerate(segmentors):
+        axes = figure.add_subplot(1, len(segmentors), place + 1)
+        means = (
+            rows[rows["segmentor"] == segmentor]
+            .pivot_table(index="shift", columns="method", values="gain", aggfunc="mean")
+            .reindex(index=shifts, columns=methods)
+        )
+        shown = axes.imshow(means, cmap="RdBu", vmin=-20, vmax=20, aspect="auto")
+        axes.set_xticks(range(len(methods)), methods, rotation=35, ha="right")
+        axes.set_yticks(range(len(shifts)), [label(s) for s in shifts] if not place else [])
+        axes.set_title(segmentor)
+        for (y, x), value in np.ndenumerate(means.to_numpy()):
+            if np.isfinite(value):
+                dark = abs(value) > 12
+                axes.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=8,
+                          color="white" if dark else "black")  # fmt: skip
+    bar = figure.colorbar(shown, ax=figure.axes, shrink=0.8)
+    bar.set_label("gain in points over no adaptation")
+    figure.savefig(path, dpi=160)
+
+
+def draw_realism(rows: pd.DataFrame, path: Path) -> None:
+    """Predicted against true Dice of the final masks, one dot a volume."""
+    rows = rows[rows["method"] == "ours"]
+    segmentors = list(rows["segmentor"].unique())
+    figure = Figure(figsize=(0.6 + 4 * len(segmentors), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    kinds = {
+        "in-domain": ("#000000", rows["shift"] == "none"),
+        "shifted": ("#0072B2", (rows["shift"] != "none") & ~rows["shift"].isin(UNSEEN)),
+        "shifted, unseen": ("#D55E00", rows["shift"].isin(UNSEEN)),
+    }
+    for place, segmentor in enumerate(segmentors):
+        axes = figure.add_subplot(1, len(segmentors), place + 1)
+        for name, (colour, chosen) in kinds.items():
+            at = rows[chosen & (rows["segmentor"] == segmentor)]
+            axes.scatter(at["realism"], at["dice"], s=8, alpha=0.4, color=colour, label=name, lw=0)
+        axes.plot([0, 1], [0, 1], color="grey", lw=0.8)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted Dice", ylabel="Dice", title=segmentor)
+        axes.set_aspect("equal")
+    legend = figure.axes[0].legend(loc="upper left", frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
+    figure.savefig(path, dpi=160)

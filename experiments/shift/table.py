@@ -1,0 +1,168 @@
+"""The shift benchmark's table as a page and two pictures.
+
+    python -m experiments.shift.table docs/results/shift.csv --out docs/results
+
+Gains are in points (100 x Dice by volume, the mean over structures) over no adaptation of the same
+image; intervals and tests count patients (see `maskmend.evaluate.statistics`). Harmed are volumes
+that lost more than a point.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from cyclopts import App
+from scipy import stats
+
+from experiments.shift.pictures import draw_gains, draw_realism
+from experiments.shift.shifts import UNSEEN, label, middle, order
+from maskmend.evaluate.statistics import compare, harm
+
+IMAGE = ["segmentor", "seed", "shift", "severity", "patient", "phase"]
+"""What a line of the table is about, but for the method."""
+FAILED = 0.7
+"""Dice below which a mask is a failure that ought to be found."""
+
+app = App(help=__doc__, help_format="plaintext")
+
+
+@app.default
+def main(table: Path, *, out: Path) -> None:
+    """Write shift.md, shift_gains.png and shift_realism.png.
+
+    Args:
+        table: What `experiments.shift.run` wrote.
+        out: Folder of the page.
+    """
+    rows = beside_plain(pd.read_csv(table, keep_default_na=False))
+    out.mkdir(parents=True, exist_ok=True)
+    parts = ["# Shifts\n", _preface(rows, table.name)]
+    for segmentor in rows["segmentor"].unique():
+        ours = rows[rows["segmentor"] == segmentor]
+        parts += [f"\n## Segmentor: {segmentor}\n", _by_method(ours), "\n", _in_detail(ours)]
+    parts += ["\n## Finding failures\n", _failures(rows)]
+    parts += ["\n![gains](shift_gains.png)\n", "\n![predicted Dice](shift_realism.png)\n"]
+    (out / "shift.md").write_text("".join(parts), encoding="utf-8")
+    draw_gains(rows, out / "shift_gains.png")
+    draw_realism(rows, out / "shift_realism.png")
+
+
+def beside_plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Every line with the Dice of no adaptation (`before`) and the gain over it, in points.
+
+    Raises:
+        ValueError: An image has no line without adaptation.
+    """
+    plain = table[table["method"] == "none"].set_index(IMAGE)["dice"].rename("before")
+    rows = table.join(plain, on=IMAGE)
+    if rows["before"].isna().any():
+        raise ValueError("images without a line of method none cannot be compared")
+    rows["gain"] = 100 * (rows["dice"] - rows["before"])
+    return rows
+
+
+def auc(score: Sequence[float], failed: Sequence[bool]) -> float:
+    """Chance that a failed mask has a lower score than one that did not fail; nan without both."""
+    scores, bad = np.asarray(score, dtype=float), np.asarray(failed, dtype=bool)
+    n_bad, n_good = int(bad.sum()), int((~bad).sum())
+    if not n_bad or not n_good:
+        return float("nan")
+    ranks = stats.rankdata(scores)
+    return float((ranks[~bad].sum() - n_good * (n_good + 1) / 2) / (n_bad * n_good))
+
+
+def _preface(rows: pd.DataFrame, name: str) -> str:
+    images = rows[rows["shift"] == "none"]
+    patients = images.groupby("segmentor")["patient"].nunique().max()
+    seeds = rows["seed"].nunique()
+    return (
+        f"From [`{name}`]({name}) by `python -m experiments.shift.table`: ACDC, {patients}"
+        f" patients, {seeds} seed{'s' if seeds > 1 else ''} of training, Dice by volume on the"
+        " images' own grid. Gains are in points over no adaptation; intervals (95%, bootstrap) and"
+        " Wilcoxon tests count patients; harmed are volumes that lost more than a point."
+        " On shifts marked unseen no network and no calibration was trained.\n"
+    )
+
+
+def _by_method(rows: pd.DataFrame) -> str:
+    """Mean gain of every method at the middle severity."""
+    rows = middle(rows)
+    methods = [m for m in rows["method"].unique() if m != "none"]
+    lines = [_line("middle severity", "before", *methods), _rule(2 + len(methods))]
+    for shift in order(rows):
+        at = rows[rows["shift"] == shift]
+        means = at.groupby("method")["gain"].mean()
+        shown = {m: f"{means[m]:+.1f}" for m in methods if m in means}
+        best = max(shown, key=lambda m: means[m])
+        cells = [f"**{shown[m]}**" if m == best else shown.get(m, "") for m in methods]
+        before = 100 * at.loc[at["method"] == "none", "dice"].mean()
+        lines.append(_line(label(shift), f"{before:.1f}", *cells))
+    return "\n".join(lines) + "\n"
+
+
+def _in_detail(rows: pd.DataFrame) -> str:
+    """The guarded method at every severity, with its uncertainty and its harm."""
+    lines = [
+        _line("ours", "severity", "volumes", "before", "gain", "95%", "p", "harmed", "worst"),
+        _rule(9),
+    ]
+    rows = rows[rows["method"] == "ours"]
+    groups = [(label(s), k, rows[(rows["shift"] == s) & (rows["severity"] == k)])
+              for s in order(rows) for k in sorted(rows["severity"].unique())]  # fmt: skip
+    shifted = rows[rows["severity"] > 0]
+    groups.append(("all shifts", "all", shifted))
+    groups.append(("unseen shifts", "all", shifted[shifted["shift"].isin(UNSEEN)]))
+    for name, severity, at in groups:
+        if at.empty:
+            continue
+        change = compare(at["before"], at["dice"], list(at["patient"]))
+        hurt = harm(at["before"], at["dice"])
+        low, high = change.gain_ci95 or (np.nan, np.nan)
+        lines.append(
+            _line(
+                name, str(severity), str(change.n), f"{100 * change.before.mean:.1f}",
+                f"{100 * change.gain:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}",
+                f"{change.p_value:.2g}", f"{100 * hurt.share:.1f}%",
+                f"{-100 * hurt.worst_loss:.1f}",
+            )
+        )  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _failures(rows: pd.DataFrame) -> str:
+    """How well predicted Dice finds masks of low Dice."""
+    rows = rows[rows["method"] == "ours"]
+    lines = [
+        _line("segmentor", "shift", "volumes", f"Dice below {FAILED}", "AUC", "correlation"),
+        _rule(6),
+    ]
+    for segmentor in rows["segmentor"].unique():
+        own = rows[rows["segmentor"] == segmentor]
+        for shift in [*order(own), None]:
+            at = own if shift is None else own[own["shift"] == shift]
+            failed = at["dice"] < FAILED
+            area = auc(at["realism"], failed)
+            lines.append(
+                _line(
+                    segmentor,
+                    "all" if shift is None else label(shift),
+                    str(len(at)),
+                    str(int(failed.sum())),
+                    "" if np.isnan(area) else f"{area:.3f}",
+                    f"{at['realism'].corr(at['dice']):.2f}",
+                )
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(cells: int) -> str:
+    return "|" + " --- |" * cells
+
+
+if __name__ == "__main__":
+    app()

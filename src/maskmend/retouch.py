@@ -1,0 +1,98 @@
+"""An adaptor of few degrees of freedom: it can do to an image what scanners do, and little else.
+
+The convolutional adaptor of the paper can draw what the prior wants to see. This one cannot, which
+is why it may take large steps (docs/guard.md).
+
+Axes: slice, channel or class, height, width; the slices of one volume.
+"""
+
+import dataclasses
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskmend.ways import Images, Masks, Way
+
+_KNOTS = torch.linspace(-1.5, 3.0, 6)
+"""Intensities, in interquartile ranges from the median, at which the tone curve is bent."""
+_LEARNING_RATE = 1e-2
+_PLATEAU = 5
+"""Steps in which an automatic run wants the loss to fall by a hundredth."""
+
+
+class Retouch(nn.Module):
+    """Tone curve, shading and sharpness: 24 weights, the identity at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tone = nn.Parameter(torch.zeros(len(_KNOTS)))
+        self.shading = nn.Parameter(torch.zeros(1, 1, 4, 4))
+        self.softness = nn.Parameter(torch.zeros(2))
+        self.register_buffer("knots", _KNOTS.clone(), persistent=False)
+
+    def forward(self, images: Images) -> Images:
+        """The retouched images, all slices in the same way."""
+        bumps = torch.exp(-(images[..., None] - self.knots).square() / 0.8)
+        toned = images + (bumps * self.tone).sum(-1)
+        field = functional.interpolate(self.shading, images.shape[-2:], mode="bicubic")
+        # Shading multiplies what a coil receives, and the darkest pixels are where that is nothing.
+        lit = toned + field * (images - images.min())
+        blurred, wide = _mean3(lit), _mean3(_mean3(lit))
+        return lit + self.softness[0] * (blurred - lit) + self.softness[1] * (wide - blurred)
+
+
+def retouch(
+    way: Way, images: Images, target: Masks, *, steps: int | None = None
+) -> tuple[Way, list[float]]:
+    """Tune a retouch of what a way shows to its segmentor, until the mask is the target.
+
+    Args:
+        way: Where to start.
+        images: All slices of a volume.
+        target: Probabilities.
+        steps: Updates (Adam); by default until the loss no longer falls, at most 50.
+
+    Returns:
+        The way with the retouch, and the loss before each step and after the last: one less the
+        mean soft Dice over structures.
+    """
+    adaptor = Retouch().to(images.device)
+    optimizer = torch.optim.Adam(adaptor.parameters(), _LEARNING_RATE)
+    shown = way.correction(images)
+    losses: list[float] = []
+    while True:
+        masks = way.segmentor(adaptor(shown)).float().softmax(1)
+        loss = 1 - _soft_dice(masks, target)
+        losses.append(loss.item())
+        if len(losses) > (50 if steps is None else steps) or (steps is None and _settled(losses)):
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    adaptor.requires_grad_(False)
+    tuned = dataclasses.replace(
+        way,
+        name=f"{way.name}, retouched",
+        correction=lambda images: adaptor(way.correction(images)),
+    )
+    return tuned, losses
+
+
+def _settled(losses: list[float]) -> bool:
+    earlier = min(losses[:-_PLATEAU], default=math.inf)
+    return min(losses) > 0.99 * earlier
+
+
+def _soft_dice(masks: Masks, target: Masks) -> Float[Tensor, ""]:
+    """Of the volume, the mean over structures."""
+    both = (masks * target).sum((0, 2, 3))
+    size = (masks + target).sum((0, 2, 3))
+    return ((2 * both + 1) / (size + 1))[1:].mean()
+
+
+def _mean3(images: Images) -> Images:
+    """Mean of 3 x 3 pixels; at an edge of those that there are."""
+    return functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)

@@ -1,0 +1,59 @@
+"""The shift benchmark's page says what its table says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.shift import table as shift_table
+
+
+def lines(*, seed=0, patients=12):
+    """Two methods under two shifts; ours gains 10 points in noise and nothing in-domain."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for patient in range(patients):
+        for shift, severity in (("none", 0), ("noise", 2), ("gibbs", 2)):
+            dice = rng.uniform(0.5, 0.8)
+            gain = {"none": 0.0, "noise": 0.1, "gibbs": -0.02}[shift]
+            for method, value in (("none", dice), ("paper", dice - 0.05), ("ours", dice + gain)):
+                made.append(
+                    {
+                        "segmentor": "gan", "method": method, "shift": shift, "severity": severity,
+                        "seed": 0, "patient": f"p{patient}", "phase": "ED", "dice": value,
+                        "hausdorff95_mm": 5.0, "realism": value, "steps": 0, "seconds": 1.0,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(made)
+
+
+def test_gains_are_over_the_same_image_without_adaptation():
+    rows = shift_table.beside_plain(lines())
+    assert rows[rows["method"] == "none"]["gain"].abs().max() == 0
+    assert rows[rows["method"] == "paper"]["gain"].to_numpy() == pytest.approx(-5)
+    with pytest.raises(ValueError, match="without a line of method none"):
+        shift_table.beside_plain(lines()[1:])
+
+
+def test_the_page_holds_every_figure(tmp_path):
+    lines().to_csv(tmp_path / "shift.csv", index=False)
+    shift_table.main(tmp_path / "shift.csv", out=tmp_path / "out")
+    page = (tmp_path / "out" / "shift.md").read_text()
+    assert "| noise | 2 | 12 |" in page
+    (detail,) = [one for one in page.splitlines() if one.startswith("| noise | 2 ")]
+    assert "| +10.0 | +10.0 to +10.0 |" in detail
+    assert detail.endswith("| 0.0% | 0.0 |") or detail.endswith("| 0.0% | -0.0 |")
+    (unseen,) = [one for one in page.splitlines() if one.startswith("| gibbs (unseen) | 2 ")]
+    assert unseen.endswith("| 100.0% | -2.0 |")
+    (methods,) = [one for one in page.splitlines() if one.startswith("| noise |") and "**" in one]
+    assert methods.endswith("| -5.0 | **+10.0** |")
+    for picture in ("shift_gains.png", "shift_realism.png"):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_auc_is_the_chance_to_rank_a_pair_rightly():
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=40).round(1)
+    failed = rng.random(40) < 0.4
+    pairs = [(bad < good) + 0.5 * (bad == good) for bad in score[failed] for good in score[~failed]]
+    assert shift_table.auc(score, failed) == pytest.approx(np.mean(pairs))
+    assert np.isnan(shift_table.auc([0.1, 0.2], [False, False]))

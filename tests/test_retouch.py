@@ -1,0 +1,81 @@
+"""A retouch starts as the identity, undoes what scanners do, and touches nothing else."""
+
+import pytest
+import torch
+
+from maskmend.retouch import Retouch, retouch
+from maskmend.ways import Way
+
+
+def images(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(3, 1, 16, 16, generator=generator)
+
+
+class Threshold(torch.nn.Module):
+    """A segmentor that finds what is bright."""
+
+    def forward(self, images):
+        return torch.cat([-4 * (images - 0.5), 4 * (images - 0.5)], 1)
+
+
+def way():
+    return Way(
+        name="plain", correction=lambda images: images, segmentor=Threshold(), exact=Threshold()
+    )
+
+
+def test_it_starts_as_the_identity_and_every_weight_can_move():
+    adaptor = Retouch()
+    torch.testing.assert_close(adaptor(images()), images())
+    adaptor(images()).square().mean().backward()
+    assert sum(p.numel() for p in adaptor.parameters()) == 24
+    assert all(p.grad.abs().min() > 0 for p in adaptor.parameters())
+
+
+def test_shading_multiplies_and_spares_the_darkest_pixel():
+    adaptor = Retouch()
+    adaptor.shading.data.fill_(0.5)
+    seen = images()
+    torch.testing.assert_close(adaptor(seen), seen + 0.5 * (seen - seen.min()))
+
+
+def test_softness_of_one_is_a_mean_filter():
+    adaptor = Retouch()
+    adaptor.softness.data[0] = 1
+    expected = torch.nn.functional.avg_pool2d(images(), 3, 1)
+    torch.testing.assert_close(adaptor(images())[..., 1:-1, 1:-1], expected)
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 0.4, lambda x: 1.3 * x])
+def test_it_undoes_a_change_of_contrast(change):
+    target = way().masks(images())
+    changed = change(images())
+    before = (way().masks(changed) - target).abs().mean()
+    tuned, losses = retouch(way(), changed, target, steps=100)
+    assert len(losses) == 101
+    assert losses[-1] < 0.5 * losses[0]
+    assert (tuned.masks(changed) - target).abs().mean() < 0.5 * before
+
+
+def test_it_stops_by_itself_where_there_is_nothing_to_gain():
+    target = way().masks(images())
+    _, losses = retouch(way(), images(), target)
+    assert len(losses) < 15
+    _, longer = retouch(way(), images() + 0.6, target)
+    assert len(losses) < len(longer) <= 51
+
+
+def test_no_steps_leave_the_way_as_it_is():
+    target = way().masks(images() + 1)
+    tuned, losses = retouch(way(), images(), target, steps=0)
+    assert len(losses) == 1
+    torch.testing.assert_close(tuned.masks(images()), way().masks(images()))
+
+
+def test_the_exact_masks_have_the_same_retouch():
+    tuned, _ = retouch(way(), images() + 0.4, way().masks(images()), steps=20)
+    shown = images() + 0.4
+    torch.testing.assert_close(tuned.masks(shown, exact=True), tuned.masks(shown))
+    assert (tuned.masks(shown) - way().masks(shown)).abs().max() > 0.05
+    assert tuned.name == "plain, retouched"
