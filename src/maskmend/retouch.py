@@ -26,6 +26,8 @@ _PLATEAU = 5
 class Retouch(nn.Module):
     """Tone curve, shading and sharpness: 24 weights, the identity at the start."""
 
+    knots: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.tone = nn.Parameter(torch.zeros(len(_KNOTS)))
@@ -83,13 +85,13 @@ def retouch(
 
 def _settled(losses: list[float]) -> bool:
     earlier = min(losses[:-_PLATEAU], default=math.inf)
-    return min(losses) > 0.99 * earlier
+    return min(losses) >= 0.99 * earlier
 
 
 def _soft_dice(masks: Masks, target: Masks) -> Float[Tensor, ""]:
-    """Of the volume, the mean over structures."""
+    """Of the volume, the mean over structures; 1 for equal masks (Milletari et al. 2016)."""
     both = (masks * target).sum((0, 2, 3))
-    size = (masks + target).sum((0, 2, 3))
+    size = (masks.square() + target.square()).sum((0, 2, 3))
     return ((2 * both + 1) / (size + 1))[1:].mean()
 
 
