@@ -19,7 +19,6 @@ from typing import Annotated, Literal
 import numpy as np
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.shift.methods import METHODS, Method, method_of
 from experiments.shift.shifts import FAMILIES, SEVERITIES, shifted
@@ -32,6 +31,7 @@ from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import Volume, read_image, read_mask
 from maskmend.evaluate.metrics import dice, hausdorff95_mm
 from maskmend.predict import Model, load
+from maskmend.progress import progress_bar
 from maskmend.train import train
 
 HERE = Path(__file__).parent
@@ -102,8 +102,8 @@ def main(
         model = _trained(segmentor, seed, data, out, console)
         named = {name: method_of(name, model) for name in methods}
         cases = _cases(model, data, part, patients)
-        with _bar(console, f"{segmentor}, seed {seed}") as bar:
-            task = bar.add_task("", total=len(cases) * len(shifts) * len(methods))
+        total = len(cases) * len(shifts)
+        with progress_bar(console, f"{segmentor}, seed {seed}", total) as advance:
             for (family, severity), case in itertools.product(shifts, cases):
                 about = (case.patient, case.phase or "")
                 wanted = {
@@ -113,7 +113,7 @@ def main(
                 }
                 for row in _rows(model, wanted, case, family, severity, seed, segmentor):
                     _append(csv_, row)
-                bar.advance(task, len(methods))
+                advance()
 
 
 def _trained(segmentor: str, seed: int, data: Path, out: Path, console: Console) -> Model:
@@ -190,12 +190,6 @@ def _append(path: Path, row: Row) -> None:
         if new:
             writer.writerow([field.name for field in fields(Row)])
         writer.writerow(astuple(row))
-
-
-def _bar(console: Console, name: str) -> Progress:
-    return Progress(
-        TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import Cohort
@@ -17,6 +15,7 @@ from maskmend.evaluate.figures import Row
 from maskmend.evaluate.scores import MEAN, Evaluation, evaluate
 from maskmend.files import predict_files
 from maskmend.predict import Model
+from maskmend.progress import progress_bar
 
 PLAIN, ADAPTED, SCORES = "plain", "adapted", "scores"
 
@@ -45,9 +44,7 @@ def before_and_after(
     """
     images = [c.image for c in cohort.cases if c.patient in patients and c.image]
     for kind, how in ((PLAIN, replace(settings, steps=0)), (ADAPTED, settings)):
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task(f"{out.name}, {kind}", total=len(images))
-            predict_files(model, images, out / kind, how, partial(_advance, bar, task))
+        _predict(model, images, out / kind, how, console)
     return evaluate(
         out / ADAPTED,
         cohort.root,
@@ -103,9 +100,12 @@ def examples(
     return rows
 
 
+def _predict(
+    model: Model, images: Sequence[Path], out: Path, settings: AdaptationConfig, console: Console
+) -> None:
+    with progress_bar(console, f"{out.parent.name}, {out.name}", len(images)) as advance:
+        predict_files(model, images, out, settings, lambda _: advance())
+
+
 def _slice(voxels: NDArray, index: int) -> NDArray:
     return voxels[:, :, index]
-
-
-def _advance(bar: Progress, task: TaskID, _: object) -> None:
-    bar.advance(task)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from maskmend.calibration import Calibration, Trial, calibrate, check_enough, fit
@@ -24,6 +23,7 @@ from maskmend.degrade import degrade_volume
 from maskmend.errors import InputError
 from maskmend.mend import Mender
 from maskmend.predict import Model, load
+from maskmend.progress import progress_bar
 from maskmend.quality import Look, agreements
 
 
@@ -58,13 +58,12 @@ def calibrate_run(
 
     training, validation = of("train_annotated", "train_unpaired_images"), of("validation")
     images = len(validation) * (1 + draws)
-    with Progress(console=console) as bar:
-        task = bar.add_task("calibrating", total=len(training) + 2 * images)
+    with progress_bar(console, "calibrating", len(training) + 2 * images) as advance:
         seen = []
         for case in training:
             assert case.image is not None
             seen.append(quantiles(model.prepare(case.image).slices))
-            bar.advance(task)
+            advance()
         mean = torch.stack(seen).mean(0)
         mender = model.mender(mean, model.settings())
         degraded: list[_Degraded] = []
@@ -75,13 +74,13 @@ def calibrate_run(
         for one in degraded:
             looks.append(mender.looks(one.slices))
             first.append(one.trial(mender, looks[-1]))
-            bar.advance(task)
+            advance()
         trials = []
         for one, ways in zip(degraded, looks, strict=True):
             # What is made of the best ways depends on predictions, and these must be of others.
             more = mender.further(one.slices, ways, fit(first, without=one.patient))
             trials.append(one.trial(mender, [*ways, *more.looks]))
-            bar.advance(task)
+            advance()
     calibration = calibrate(trials, fit(first), mean)
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     return calibration

@@ -139,10 +139,9 @@ def predict(
         engine: In this process, or by several workers on Ray (pip install 'maskmend[ray]').
         workers: How many on Ray. By default one a GPU, without GPUs one a core.
     """
-    from rich.progress import Progress
-
     from maskmend.files import check_names, finished_rows, predict_files
     from maskmend.predict import load
+    from maskmend.progress import progress_bar
     from maskmend.table import Row
 
     model = load(run, device)
@@ -157,12 +156,10 @@ def predict(
     console = Console(stderr=True)
     if there := len(finished_rows(model, images, out, settings)):
         console.print(f"{out}: {there} of {len(images)} images are done already", soft_wrap=True)
-    # In a file, even a bar that vanishes leaves an empty line.
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predicting", total=len(images))
+    with progress_bar(console, "predicting", len(images)) as advance:
 
         def report(row: Row) -> None:
-            bar.advance(task)
+            advance()
             if row.message:
                 console.print(row.message, soft_wrap=True, highlight=False, markup=False)
 

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from maskmend.build import build
@@ -35,6 +34,7 @@ from maskmend.data.split import Split
 from maskmend.diagnosis import diagnose
 from maskmend.environment import environment
 from maskmend.errors import ConfigError, RunError
+from maskmend.progress import progress_bar
 from maskmend.training import Row, Trainer
 
 
@@ -79,9 +79,8 @@ def train(
     _check_split(out / SPLIT, split)
     if config.adaptation.method == "guarded":
         check_enough(split.validation)
-    with _bar(console, "reading") as bar:
-        task = bar.add_task("", total=count_reads(cohort, split), figures="")
-        slices = load_training_data(cohort, split, config, lambda: bar.advance(task))
+    with progress_bar(console, "reading", count_reads(cohort, split)) as advance:
+        slices = load_training_data(cohort, split, config, advance)
     # After the data, so that a setting that did not fit them can be changed with the same folder.
     if first:
         write_atomically(out / CONFIG, to_yaml(config))
@@ -98,17 +97,16 @@ def train(
         with writing(tensorboard):
             # What a killed run drew after its checkpoint is drawn again; its own look is not.
             board = SummaryWriter(str(tensorboard), purge_step=progress.iteration + 1)
-    with _bar(console, "training") as bar:
-        task = bar.add_task(
-            "", total=config.training.iterations, completed=progress.iteration, figures=""
-        )
+    with progress_bar(
+        console, "training", config.training.iterations, completed=progress.iteration
+    ) as advance:
         shown: Row = dict(progress.history[-1]) if progress.history else {}
 
         def on_iteration(losses: Row) -> None:
             shown.update(losses)
             figures = f"loss {shown['supervised']:.3f}"
             figures += f"  Dice {shown['val_dice']:.3f}" if "val_dice" in shown else ""
-            bar.update(task, completed=progress.iteration, figures=figures)
+            advance(figures)
 
         def on_validation(row: Row, improved: bool) -> None:
             if not first:
@@ -121,9 +119,9 @@ def train(
                 for name, value in row.items():
                     board.add_scalar(name.replace("_", "/", 1), value, progress.iteration)
                 board.flush()
-            bar.console.print(_describe(row, improved))
+            console.print(_describe(row, improved), soft_wrap=True)
             if warning := diagnose(progress.history, config.adversarial):
-                bar.console.print(f"[yellow]warning:[/] {warning}")
+                console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
             # Last of all, so that whatever it speaks of is on disk.
             write_tensors(
                 out / CHECKPOINT, trainer.tensors(), progress=dataclasses.asdict(progress)
@@ -183,17 +181,6 @@ def _check_split(path: Path, split: Split) -> None:
     """Make sure that a run that is there has these patients."""
     if path.exists() and json.loads(path.read_text()) != split.to_dict():
         raise RunError(f"{path}: the patients in the data have changed since; choose another --out")
-
-
-def _bar(console: Console, name: str) -> Progress:
-    return Progress(
-        TextColumn(name),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def _describe(row: Row, improved: bool) -> str:

@@ -31,11 +31,11 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from maskmend.data import folder
 from maskmend.data.cohort import Cohort
 from maskmend.errors import InputError
+from maskmend.progress import progress_bar
 
 EXPECTED = "DET0000101/DET0000101_SA1_ph0.dcm with its .png"
 """The files that make a folder an LVSC folder, for error messages."""
@@ -124,16 +124,13 @@ def convert(root: Path, out: Path, *, phases: Collection[int] | None = (0,)) -> 
     if left:
         _check_packages()
     failures: list[InputError] = []
-    for frame in track(
-        left,
-        description=f"Converting {len(left)} LVSC frames to NIfTI",
-        console=Console(stderr=True),
-        disable=not left,
-    ):
-        try:
-            _convert_frame(frame, images[frame], masks.get(frame, {}), out)
-        except InputError as error:
-            failures.append(error)
+    with progress_bar(Console(stderr=True), "converting to NIfTI", len(left)) as advance:
+        for frame in left:
+            try:
+                _convert_frame(frame, images[frame], masks.get(frame, {}), out)
+            except InputError as error:
+                failures.append(error)
+            advance()
     if failures:
         others = f" ({len(failures) - 1} more frames failed)" if len(failures) > 1 else ""
         raise InputError(f"{failures[0]}{others}")

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +13,6 @@ import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from maskmend.data.layouts import find_cohort
@@ -22,6 +20,7 @@ from maskmend.data.volume import read_mask
 from maskmend.errors import InputError, RunError
 from maskmend.evaluate.metrics import Scores, score
 from maskmend.evaluate.statistics import Spread, compare, harm
+from maskmend.progress import progress_bar
 
 Unit = Literal["volume", "slice"]
 
@@ -41,7 +40,6 @@ _SHOWN = {  # column of the printed table: metric, factor
     "HD95 mm": ("hausdorff95_mm", 1),
 }
 _MASK = "_mask.nii.gz"
-_PROGRESS_AFTER_S = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -320,19 +318,10 @@ def _labels_in(references: Iterable[_Reference]) -> dict[int, str]:
 
 
 def _with_progress(names: Sequence[str]) -> Iterator[str]:
-    """The names, with a bar on a terminal once they have taken a while."""
-    console = Console(stderr=True)
-    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = progress.add_task("Scoring", total=len(names))
-    start = time.monotonic()
-    try:
+    with progress_bar(Console(stderr=True), "scoring", len(names)) as advance:
         for name in names:
             yield name
-            progress.advance(task)
-            if time.monotonic() - start > _PROGRESS_AFTER_S:
-                progress.start()
-    finally:
-        progress.stop()
+            advance()
 
 
 def _write(path: Path, text: str) -> None:
