@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from maskmend.errors import InputError, RunError
-from maskmend.evaluate import scores
 from maskmend.evaluate.metrics import score
 from maskmend.evaluate.scores import evaluate
 from maskmend.evaluate.statistics import compare
@@ -253,7 +252,6 @@ def test_table_fits_a_terminal(folders):
     assert "66.7 (28.9)" in printed(run(folders))
 
 
-def test_nothing_is_printed(folders, capfd, monkeypatch):
-    monkeypatch.setattr(scores, "_PROGRESS_AFTER_S", 0)
+def test_nothing_is_printed(folders, capfd):
     run(folders)
     assert capfd.readouterr() == ("", "")
