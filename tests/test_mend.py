@@ -98,6 +98,16 @@ def test_a_retouch_counts_its_steps(model, image):
     assert (mended.masks - start).abs().max() > 1e-3
 
 
+def test_a_stream_carries_the_retouch_on(model, image):
+    prepared = model.prepare(image)
+    model = told(model, prefers=-1, caution=0.0)
+    settings = model.settings(steps=7, continual=True)
+    stream = model.adapt_patients([[prepared], [prepared]], settings)
+    (first,), (second,) = (mended for _, mended in stream)
+    assert second.losses[0] == pytest.approx(first.losses[-1], rel=1e-4)
+    torch.testing.assert_close(second.plain, first.plain)
+
+
 def test_a_blend_is_the_mean_of_five_ways(model, image):
     slices = model.prepare(image).slices
     mender = model.mender(model.calibration.quantiles, model.settings())

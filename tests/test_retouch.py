@@ -52,30 +52,43 @@ def test_it_undoes_a_change_of_contrast(change):
     target = way().masks(images())
     changed = change(images())
     before = (way().masks(changed) - target).abs().mean()
-    tuned, losses = retouch(way(), changed, target, steps=100)
-    assert len(losses) == 101
-    assert losses[-1] < 0.5 * losses[0]
-    assert (tuned.masks(changed) - target).abs().mean() < 0.5 * before
+    tuned = retouch(way(), changed, target, steps=100)
+    assert len(tuned.losses) == 101
+    assert tuned.losses[-1] < 0.5 * tuned.losses[0]
+    assert (tuned.way.masks(changed) - target).abs().mean() < 0.5 * before
 
 
 def test_it_stops_by_itself_where_there_is_nothing_to_gain():
     target = way().masks(images())
-    _, losses = retouch(way(), images(), target)
-    assert len(losses) < 15
-    _, longer = retouch(way(), images() + 0.6, target)
-    assert len(losses) < len(longer) <= 51
+    short = retouch(way(), images(), target).losses
+    assert len(short) < 15
+    longer = retouch(way(), images() + 0.6, target).losses
+    assert len(short) < len(longer) <= 51
 
 
 def test_no_steps_leave_the_way_as_it_is():
     target = way().masks(images() + 1)
-    tuned, losses = retouch(way(), images(), target, steps=0)
-    assert len(losses) == 1
-    torch.testing.assert_close(tuned.masks(images()), way().masks(images()))
+    tuned = retouch(way(), images(), target, steps=0)
+    assert len(tuned.losses) == 1
+    torch.testing.assert_close(tuned.way.masks(images()), way().masks(images()))
 
 
 def test_the_exact_masks_have_the_same_retouch():
-    tuned, _ = retouch(way(), images() + 0.4, way().masks(images()), steps=20)
+    tuned = retouch(way(), images() + 0.4, way().masks(images()), steps=20).way
     shown = images() + 0.4
     torch.testing.assert_close(tuned.masks(shown, exact=True), tuned.masks(shown))
     assert (tuned.masks(shown) - way().masks(shown)).abs().max() > 0.05
     assert tuned.name == "plain, retouched"
+
+
+def test_it_starts_from_another_volumes_retouch_where_that_is_nearer_to_the_target():
+    target = way().masks(images())
+    carried = retouch(way(), images() + 0.4, target, steps=50)
+    again = retouch(way(), images() + 0.4, target, steps=3, carried=carried.adaptor)
+    assert again.losses[0] == pytest.approx(carried.losses[-1])
+    anew = retouch(way(), images() - 0.4, target, steps=3)
+    assert (
+        retouch(way(), images() - 0.4, target, steps=3, carried=carried.adaptor).losses
+        == anew.losses
+    )
+    assert all(not p.requires_grad for p in carried.adaptor.parameters())

@@ -115,6 +115,7 @@ def predict(
     prior: Literal["discriminator", "entropy"] | None = None,
     instance: Literal["patient", "slice"] | None = None,
     learning_rate: float | None = None,
+    continual: bool | None = None,
     device: str | None = None,
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
@@ -135,6 +136,8 @@ def predict(
         prior: What judges the masks. By default the run's.
         instance: Adapt to all slices of a patient together, or to each alone. By default the run's.
         learning_rate: Step size of the adaptor. By default the run's.
+        continual: Learn from a stream: start at what was tuned on the patient before, unless that
+            has the higher loss. By default the run's.
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
         engine: In this process, or by several workers on Ray (pip install 'maskmend[ray]').
         workers: How many on Ray. By default one a GPU, without GPUs one a core.
@@ -151,6 +154,7 @@ def predict(
         prior=prior,
         instance=instance,
         learning_rate=learning_rate,
+        continual=continual,
     )
     check_names(images)
     console = Console(stderr=True)

@@ -301,6 +301,9 @@ class AdaptationConfig:
     loss."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Take each step on an augmented copy of the images, as the authors' code does."""
+    continual: bool = False
+    """Learn from a stream: start at what was tuned on the patient before, or anew where that has
+    the lower loss. Masks then depend on the order of the images."""
     batch_norm: Literal["eval", "train"] = "eval"
     """Batch norm with the training's statistics, or with the instance's own, as the authors' code
     does. The caller's statistics never move."""

@@ -62,9 +62,11 @@ def predict_files(
 
     Raises:
         ConfigError: Two images have the same name, so that their masks would collide; or Ray is
-            asked for and not installed.
+            asked for and not installed, or cannot keep the order of a stream.
         InputError: The folder cannot be written.
     """
+    if engine == "ray" and settings.continual:
+        raise ConfigError("engine: ray keeps no order, which --continual learns from; choose local")
     check_names(images)
     rows = finished_rows(model, images, out, settings)
     finished = {row.image for row in rows}

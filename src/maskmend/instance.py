@@ -43,6 +43,8 @@ class Adapted:
     """Why adaptation was given up, if it was."""
     decision: str = ""
     """What was decided and why, where there was a choice."""
+    adaptor: nn.Module | None = None
+    """What was tuned; None if the masks do not come of it."""
 
     @property
     def realism_before(self) -> float:
@@ -76,7 +78,7 @@ class Instance:
         self.losses: list[float] = []
         self.steps = 0
         self.kept_step = 0
-        self.kept_weights: dict[str, Tensor] = {}
+        self.kept_adaptor = adaptor
         self.finished = False
         self.seconds = 0.0
         self.message = ""
@@ -109,11 +111,12 @@ class Instance:
         if not math.isfinite(loss):
             self.message = f"the loss was not finite after {self.steps} steps: plain mask"
             self.kept, self.kept_step, self.finished = self.plain, 0, True
+            self.kept_adaptor = self.start
             return
         if self.config.keep == "last" or loss < lowest:
             self.kept, self.kept_step = masks, self.steps
-            if self.config.keep == "best":
-                self.kept_weights = copy.deepcopy(self.adaptor.state_dict())
+            best = self.config.keep == "best"
+            self.kept_adaptor = copy.deepcopy(self.adaptor) if best else self.adaptor
         self.finished = self.steps == self.config.most_steps
         if self.config.steps == "auto":
             self.finished |= self.enough is not None and realism >= self.enough

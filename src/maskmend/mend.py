@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskmend.calibration import Calibration
 from maskmend.instance import Adapted
 from maskmend.quality import Described, Look, Quality, describe, look
-from maskmend.retouch import retouch
+from maskmend.retouch import Retouched, retouch
 from maskmend.ways import Blend, Candidate, Images, Masks, Way
 
 _BLENDED = 5
@@ -34,8 +34,8 @@ class Mended:
     """The blend and the retouched way."""
     looks: Sequence[Look]
     """Of their masks."""
-    losses: tuple[float, ...]
-    """Of the retouch."""
+    retouched: Retouched
+    """The retouched way, again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,35 +59,45 @@ class Mender:
         """The figures that Dice is predicted from."""
         return describe(looks, self.classes)
 
-    def further(self, images: Images, looks: Sequence[Look], quality: Quality) -> Mended:
+    def further(
+        self,
+        images: Images,
+        looks: Sequence[Look],
+        quality: Quality,
+        carried: nn.Module | None = None,
+    ) -> Mended:
         """Candidates that are made of the ways that promise most.
 
         Args:
             images: All slices of the volume.
             looks: The ways' masks.
             quality: Predicts their Dice.
+            carried: See `retouch`.
         """
         order = np.argsort(-quality.predict(self.describe(looks).features), kind="stable")
         best = [self.ways[number] for number in order[:_BLENDED]]
         blend = Blend(name=f"a blend with {best[0].name}", ways=best)
         target = blend.masks(images)
-        tuned, losses = retouch(best[0], images, target, steps=self.steps)
-        looks = [self._look(target), self._look(tuned.masks(images))]
-        return Mended([blend, tuned], looks, tuple(losses))
+        tuned = retouch(best[0], images, target, steps=self.steps, carried=carried)
+        looks = [self._look(target), self._look(tuned.way.masks(images))]
+        return Mended([blend, tuned.way], looks, tuned)
 
-    def mend(self, images: Images, calibration: Calibration) -> Adapted:
+    def mend(
+        self, images: Images, calibration: Calibration, carried: nn.Module | None = None
+    ) -> Adapted:
         """Segment one volume in the way that promises the best mask, or in the plain one.
 
         Args:
             images: All its slices, on the networks' device.
             calibration: What the run knows of its own mistakes.
+            carried: What was tuned on the last volume of a stream.
 
         Returns:
             Masks before and after, with predicted Dice as scores.
         """
         start = time.perf_counter()
         looks = self.looks(images)
-        more = self.further(images, looks, calibration.first)
+        more = self.further(images, looks, calibration.first, carried)
         candidates: list[Candidate] = [*self.ways, *more.candidates]
         described = self.describe([*looks, *more.looks])
         predicted = calibration.quality.predict(described.features)
@@ -102,16 +112,17 @@ class Mender:
         else:
             decision = "left alone: nothing promises more"
         plain = candidates[0].masks(images, exact=True)
-        tuned = taken == len(candidates) - 1
+        tuned = more.retouched if taken == len(candidates) - 1 else None
         return Adapted(
             plain=plain,
             masks=candidates[taken].masks(images, exact=True) if taken else plain,
-            losses=more.losses if tuned else (),
+            losses=tuned.losses if tuned else (),
             plain_scores=torch.full((len(images),), float(predicted[0])),
             scores=torch.full((len(images),), float(predicted[taken])),
-            steps=len(more.losses) - 1 if tuned else 0,
+            steps=len(tuned.losses) - 1 if tuned else 0,
             seconds=time.perf_counter() - start,
             decision=decision,
+            adaptor=tuned.adaptor if tuned else None,
         )
 
     def _look(self, masks: Masks) -> Look:

@@ -78,8 +78,7 @@ class Passes:
         if self.exact is not None:
             one.plain = one.kept = self._exactly(self.exact, one.start, one.images)
             if one.kept_step:
-                one.adaptor.load_state_dict(one.kept_weights or one.adaptor.state_dict())
-                one.kept = self._exactly(self.exact, one.adaptor, one.images)
+                one.kept = self._exactly(self.exact, one.kept_adaptor, one.images)
         with torch.no_grad(), self._autocast(one.images.device):
             plain_scores, scores = (self.prior.realism(masks) for masks in (one.plain, one.kept))
         return Adapted(
@@ -91,6 +90,7 @@ class Passes:
             steps=one.kept_step,
             seconds=one.seconds,
             message=one.message,
+            adaptor=one.kept_adaptor.requires_grad_(False),
         )
 
     @torch.no_grad()

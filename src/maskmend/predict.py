@@ -1,7 +1,7 @@
 """A trained run, ready to make masks of images."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from maskmend.mend import Mender
 from maskmend.passes import resolve_precision
 from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
+from maskmend.stream import adapt_onward
 from maskmend.ways import own_statistics, ways
 
 _SLICES = {False: 32, True: 512}
@@ -80,7 +81,7 @@ class Model:
             ConfigError: There is no such field, or its value is wrong.
         """
         given = {name: value for name, value in adaptation.items() if value is not None}
-        chosen = asdict(self.config.adaptation) | given
+        chosen = dataclasses.asdict(self.config.adaptation) | given
         return config_from({"adaptation": chosen}, source="settings").adaptation
 
     def prepare(self, image: Path) -> Prepared:
@@ -124,6 +125,9 @@ class Model:
         if settings.method == "guarded" and settings.steps != 0:
             yield from self._mend_patients(patients, settings)
             return
+        if settings.continual:
+            yield from self._adapt_onward(patients, settings)
+            return
         if not (self.device.type != "cpu" if side_by_side is None else side_by_side):
             for patient, prepared in enumerate(patients):
                 done = dict(self.adapt(self._instances(prepared, settings), settings))
@@ -155,9 +159,30 @@ class Model:
                 " choose --method paper"
             )
         mender = self.mender(self.calibration.quantiles, settings)
+        carried = None
         for number, prepared in enumerate(patients):
-            stacks = [one.slices.to(self.device) for one in prepared]
-            yield number, [mender.mend(stack, self.calibration) for stack in stacks]
+            made = []
+            for one in prepared:
+                images = one.slices.to(self.device)
+                made.append(mender.mend(images, self.calibration, carried))
+                carried = made[-1].adaptor if settings.continual else None
+            yield number, made
+
+    def _adapt_onward(
+        self, patients: Iterable[Sequence[Prepared]], settings: AdaptationConfig
+    ) -> Iterator[tuple[int, list[Adapted]]]:
+        def adapt(images: Tensor, start: nn.Module, steps: int | None) -> Adapted:
+            chosen = settings if steps is None else dataclasses.replace(settings, steps=steps)
+            ((_, adapted),) = self.adapt([images], chosen, start)
+            return adapted
+
+        fresh, carried = self.networks.adaptor, None
+        for number, prepared in enumerate(patients):
+            made = []
+            for images in self._instances(prepared, settings):
+                made.append(adapt_onward(adapt, images, fresh, carried or fresh))
+                carried = made[-1].adaptor
+            yield number, made
 
     def _instances(
         self, prepared: Sequence[Prepared], settings: AdaptationConfig
@@ -167,14 +192,20 @@ class Model:
         return slices.split(1) if settings.instance == "slice" else (slices,)
 
     def adapt(
-        self, instances: Iterable[Tensor], settings: AdaptationConfig
+        self,
+        instances: Iterable[Tensor],
+        settings: AdaptationConfig,
+        adaptor: nn.Module | None = None,
     ) -> Iterator[tuple[int, Adapted]]:
-        """`adapt_all` with the run's networks, on stacks of slices on the model's device."""
+        """`adapt_all` with the run's networks, on stacks of slices on the model's device.
+
+        They start at the trained adaptor, or at another one.
+        """
         segmentor, prior = self._judged(settings)
         full = self._folded(torch.float32)[0]
         return adapt_all(
             segmentor,
-            self.networks.adaptor,
+            adaptor or self.networks.adaptor,
             prior,
             instances,
             settings,

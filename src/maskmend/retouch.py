@@ -6,8 +6,10 @@ is why it may take large steps (docs/guard.md).
 Axes: slice, channel or class, height, width; the slices of one volume.
 """
 
+import copy
 import dataclasses
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -46,9 +48,24 @@ class Retouch(nn.Module):
         return lit + self.softness[0] * (blurred - lit) + self.softness[1] * (wide - blurred)
 
 
+@dataclass(frozen=True)
+class Retouched:
+    """A way with a tuned retouch."""
+
+    way: Way
+    adaptor: nn.Module
+    losses: tuple[float, ...]
+    """Before each step and after the last: one less the mean soft Dice over structures."""
+
+
 def retouch(
-    way: Way, images: Images, target: Masks, *, steps: int | None = None
-) -> tuple[Way, list[float]]:
+    way: Way,
+    images: Images,
+    target: Masks,
+    *,
+    steps: int | None = None,
+    carried: nn.Module | None = None,
+) -> Retouched:
     """Tune a retouch of what a way shows to its segmentor, until the mask is the target.
 
     Args:
@@ -56,18 +73,22 @@ def retouch(
         images: All slices of a volume.
         target: Probabilities.
         steps: Updates (Adam); by default until the loss no longer falls, at most 50.
-
-    Returns:
-        The way with the retouch, and the loss before each step and after the last: one less the
-        mean soft Dice over structures.
+        carried: The retouch of another volume, to start from where that is nearer to the target.
     """
-    adaptor = Retouch().to(images.device)
-    optimizer = torch.optim.Adam(adaptor.parameters(), _LEARNING_RATE)
     shown = way.correction(images)
+
+    def loss_of(adaptor: nn.Module) -> Float[Tensor, ""]:
+        return 1 - _soft_dice(way.segmentor(adaptor(shown)).float().softmax(1), target)
+
+    adaptor: nn.Module = Retouch().to(images.device)
+    if carried is not None:
+        with torch.no_grad():
+            adaptor = copy.deepcopy(min(adaptor, carried, key=loss_of))
+    adaptor.requires_grad_(True)
+    optimizer = torch.optim.Adam(adaptor.parameters(), _LEARNING_RATE)
     losses: list[float] = []
     while True:
-        masks = way.segmentor(adaptor(shown)).float().softmax(1)
-        loss = 1 - _soft_dice(masks, target)
+        loss = loss_of(adaptor)
         losses.append(loss.item())
         if len(losses) > (50 if steps is None else steps) or (steps is None and _settled(losses)):
             break
@@ -80,7 +101,7 @@ def retouch(
         name=f"{way.name}, retouched",
         correction=lambda images: adaptor(way.correction(images)),
     )
-    return tuned, losses
+    return Retouched(tuned, adaptor, tuple(losses))
 
 
 def _settled(losses: list[float]) -> bool:
