@@ -92,7 +92,8 @@ def test_a_retouch_counts_its_steps(model, image):
     settings = model.settings(steps=7)
     ((_, (mended,)),) = model.adapt_patients([[prepared]], settings)
     assert mended.decision == "mended by smoother, retouched: Dice +0.40"
-    assert (mended.steps, len(mended.losses)) == (7, 8)
+    assert len(mended.losses) == 8
+    assert mended.losses[mended.steps] == min(mended.losses)
     mender = model.mender(model.calibration.quantiles, settings)
     start = mender.ways[3].masks(prepared.slices, exact=True)
     assert (mended.masks - start).abs().max() > 1e-3
@@ -104,7 +105,7 @@ def test_a_stream_carries_the_retouch_on(model, image):
     settings = model.settings(steps=7, continual=True)
     stream = model.adapt_patients([[prepared], [prepared]], settings)
     (first,), (second,) = (mended for _, mended in stream)
-    assert second.losses[0] == pytest.approx(first.losses[-1], rel=1e-4)
+    assert second.losses[0] == pytest.approx(min(first.losses), rel=1e-4)
     torch.testing.assert_close(second.plain, first.plain)
 
 

@@ -119,7 +119,7 @@ class Mender:
             losses=tuned.losses if tuned else (),
             plain_scores=torch.full((len(images),), float(predicted[0])),
             scores=torch.full((len(images),), float(predicted[taken])),
-            steps=len(tuned.losses) - 1 if tuned else 0,
+            steps=tuned.steps if tuned else 0,
             seconds=time.perf_counter() - start,
             decision=decision,
             adaptor=tuned.adaptor if tuned else None,

@@ -50,10 +50,12 @@ class Retouch(nn.Module):
 
 @dataclass(frozen=True)
 class Retouched:
-    """A way with a tuned retouch."""
+    """A way with a tuned retouch: of all steps the one with the lowest loss."""
 
     way: Way
     adaptor: nn.Module
+    steps: int
+    """Updates behind it."""
     losses: tuple[float, ...]
     """Before each step and after the last: one less the mean soft Dice over structures."""
 
@@ -87,21 +89,24 @@ def retouch(
     adaptor.requires_grad_(True)
     optimizer = torch.optim.Adam(adaptor.parameters(), _LEARNING_RATE)
     losses: list[float] = []
+    kept, kept_step = adaptor, 0
     while True:
         loss = loss_of(adaptor)
         losses.append(loss.item())
+        if losses[-1] == min(losses):
+            kept, kept_step = copy.deepcopy(adaptor), len(losses) - 1
         if len(losses) > (50 if steps is None else steps) or (steps is None and _settled(losses)):
             break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    adaptor.requires_grad_(False)
+    kept.requires_grad_(False)
     tuned = dataclasses.replace(
         way,
         name=f"{way.name}, retouched",
-        correction=lambda images: adaptor(way.correction(images)),
+        correction=lambda images: kept(way.correction(images)),
     )
-    return Retouched(tuned, adaptor, tuple(losses))
+    return Retouched(tuned, kept, kept_step, tuple(losses))
 
 
 def _settled(losses: list[float]) -> bool:
