@@ -22,10 +22,10 @@ class Area:
     def __init__(self, share=0.5):
         self.share = share
 
-    def __call__(self, masks):
+    def __call__(self, masks, images=None):
         return (self.realism(masks) - self.share).square()
 
-    def realism(self, masks):
+    def realism(self, masks, images=None):
         return masks[:, 1:].sum(1).mean((1, 2))
 
 
@@ -36,7 +36,7 @@ class Failing(Area):
         super().__init__()
         self.call, self.value, self.calls = call, value, 0
 
-    def __call__(self, masks):
+    def __call__(self, masks, images=None):
         loss = super().__call__(masks)
         self.calls += 1
         return loss * self.value if self.calls >= self.call else loss
@@ -56,7 +56,7 @@ def networks():
 
 def discriminator():
     torch.manual_seed(1)
-    return MaskDiscriminator(structures=2, size=32, widths=(4, 4), strides=(2, 2))
+    return MaskDiscriminator(channels=2, size=32, widths=(4, 4), strides=(2, 2))
 
 
 def settings(**changes):
@@ -171,7 +171,7 @@ def test_the_first_step_is_adams():
 class Once(Failing):
     """Negative at the given call alone."""
 
-    def __call__(self, masks):
+    def __call__(self, masks, images=None):
         self.calls += 1
         loss = Area.__call__(self, masks)
         return loss - 10 if self.calls == self.call else loss
@@ -305,7 +305,7 @@ def test_memory_that_runs_out_halves_the_batch_and_goes_on():
     class Small(Area):
         largest = 0
 
-        def __call__(self, masks):
+        def __call__(self, masks, images=None):
             if len(masks) > 2:
                 raise torch.OutOfMemoryError
             self.largest = max(self.largest, len(masks))
@@ -321,7 +321,7 @@ def test_memory_that_runs_out_halves_the_batch_and_goes_on():
 
 def test_memory_that_does_not_even_hold_a_slice_is_the_callers_concern():
     class Full(Area):
-        def __call__(self, masks):
+        def __call__(self, masks, images=None):
             raise torch.OutOfMemoryError
 
     segmentor, adaptor, images = networks()
@@ -350,7 +350,7 @@ def test_masks_that_are_realistic_cost_one_pass():
     class Counting(Area):
         calls = 0
 
-        def __call__(self, masks):
+        def __call__(self, masks, images=None):
             self.calls += 1
             return super().__call__(masks)
 
@@ -382,7 +382,7 @@ def test_automatic_steps_end_once_the_masks_are_realistic():
 
 def test_automatic_steps_end_where_the_loss_no_longer_falls():
     class Flat(Area):
-        def __call__(self, masks):
+        def __call__(self, masks, images=None):
             return 0 * super().__call__(masks) + 1
 
     segmentor, adaptor, images = networks()

@@ -17,7 +17,7 @@ STRIDES = DiscriminatorConfig().strides
 
 def discriminator(**changes):
     torch.manual_seed(0)
-    defaults = {"structures": 3, "size": 32, "widths": (4,) * len(STRIDES), "strides": STRIDES}
+    defaults = {"channels": 3, "size": 32, "widths": (4,) * len(STRIDES), "strides": STRIDES}
     return MaskDiscriminator(**defaults | changes)
 
 

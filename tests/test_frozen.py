@@ -22,7 +22,7 @@ def unet():
 
 def discriminator():
     torch.manual_seed(1)
-    network = MaskDiscriminator(structures=1, size=16, widths=(4, 4), strides=(2, 2))
+    network = MaskDiscriminator(channels=1, size=16, widths=(4, 4), strides=(2, 2))
     network(torch.randn(2, 1, 16, 16))  # moves the power iteration
     return network
 

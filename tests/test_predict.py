@@ -371,9 +371,9 @@ def test_three_lines_of_library(run, images, tmp_path, monkeypatch):
 def test_a_loss_that_is_not_finite_gives_the_plain_mask(model, images, tmp_path, monkeypatch, call):
     judge, calls = DiscriminatorPrior.__call__, []
 
-    def failing(prior, masks):
+    def failing(prior, masks, images):
         calls.append(masks)
-        return judge(prior, masks) * (torch.nan if len(calls) == call else 1)
+        return judge(prior, masks, images) * (torch.nan if len(calls) == call else 1)
 
     monkeypatch.setattr(DiscriminatorPrior, "__call__", failing)
     (row,) = predict_all(model, images[:1], tmp_path)
@@ -387,9 +387,9 @@ def test_a_loss_that_is_not_finite_gives_the_plain_mask(model, images, tmp_path,
 def test_one_slice_is_given_up_and_the_others_are_adapted(model, images, monkeypatch):
     judge, calls = DiscriminatorPrior.__call__, []
 
-    def failing(prior, masks):  # of the second pass, one slice
+    def failing(prior, masks, images):  # of the second pass, one slice
         calls.append(masks)
-        loss = judge(prior, masks)
+        loss = judge(prior, masks, images)
         bad = (torch.arange(len(loss)) == 1) & (len(calls) == 2)
         return torch.where(bad, torch.nan, loss)
 

@@ -66,3 +66,16 @@ def test_a_one_hot_mask_has_a_finite_gradient():
     masks = masks_of([1.0, 0.0]).clone().requires_grad_()
     (gradient,) = torch.autograd.grad(EntropyPrior()(masks).sum(), masks)
     assert gradient.isfinite().all()
+
+
+def test_a_discriminator_may_see_the_image_behind_the_structures():
+    masks, images = masks_of([0.1, 0.8, 0.1]), torch.full((1, 1, 4, 4), 0.3)
+    seen = []
+
+    def judge(pairs):
+        seen.append(pairs)
+        return pairs.mean((1, 2, 3))
+
+    realism = DiscriminatorPrior(judge, sees_image=True).realism(masks, images)
+    assert torch.equal(seen[0], torch.cat([masks[:, 1:], images], 1))
+    torch.testing.assert_close(realism, torch.tensor([(0.8 + 0.1 + 0.3) / 3]))

@@ -14,6 +14,7 @@ from maskmend.checkpoint import network_tensors, quiet_generator
 from maskmend.data.slices import Pairs, TrainingData
 from maskmend.errors import RunError
 from maskmend.losses import supervised_loss
+from maskmend.priors import DiscriminatorPrior
 from maskmend.training import Trainer, volume_dice
 from tests.tiny import tiny
 
@@ -200,6 +201,44 @@ def test_the_discriminator_sees_real_masks_the_same_predictions_and_their_corrup
     changed = (real != corrupted).any(1).float().mean((1, 2))
     assert (changed > 0).all()
     assert (changed < 0.5).all()
+
+
+def test_a_discriminator_that_sees_images_is_shown_pairs_that_match_and_pairs_that_do_not(judged):
+    trainer = trainer_of(config(mask_augmentation=STILL, discriminator={"sees_image": True}))
+    calls = judged(trainer)
+    trainer._iterate(0)
+    (predicted, _), (shown, _) = calls
+    real, again, corrupted, mismatched = shown.split(BATCH)
+    assert torch.equal(again, predicted)
+    pairs, unpaired = DATA.annotated, DATA.unpaired_images
+    one_hot = functional.one_hot(pairs.masks.long(), 4).movedim(-1, 1)[:, 1:].float()
+    known = torch.cat([one_hot, pairs.images], 1)
+    assert all(any(torch.equal(pair, one) for one in known) for pair in real)
+    assert all(any(torch.equal(pair[3:], one) for one in unpaired) for pair in predicted)
+    for kind in (corrupted, mismatched):
+        assert torch.equal(kind[:, 3:], real[:, 3:])
+    assert torch.equal(mismatched[:, :3], real[:, :3].roll(BATCH // 2, 0))
+    assert (corrupted[:, :3] != real[:, :3]).flatten(1).any(1).all()
+    assert {"val_score_mismatched", "train_loss_mismatched"} <= trainer.validate().keys()
+
+
+def test_who_sees_the_image_learns_to_tell_a_mask_of_another():
+    trainer = trainer_of(
+        config(
+            discriminator={"sees_image": True},
+            mask_augmentation={**STILL, "noise_std": 0.1},
+            training={"discriminator_learning_rate": 3e-3, "batch": 8},
+        )
+    )
+    for iteration in range(150):
+        trainer._iterate(iteration)
+    trainer.networks.discriminator.eval()
+    pairs = DATA.annotated
+    with_background = functional.one_hot(pairs.masks.long(), 4).movedim(-1, 1).float()
+    prior = DiscriminatorPrior(trainer.networks.discriminator, sees_image=True)
+    matching = prior.realism(with_background, pairs.images).mean()
+    others = prior.realism(with_background, pairs.images.roll(3, 0)).mean()
+    assert matching - others > 0.3
 
 
 @pytest.mark.parametrize(("kind", "fakes"), [("paper", 2), ("local", 2), ("none", 1)])

@@ -38,7 +38,9 @@ def build(config: Config) -> Networks:
             depth=config.segmentor.depth,
         ),
         discriminator=MaskDiscriminator(
-            structures=config.data.classes - 1,
+            channels=config.data.classes
+            - 1
+            + config.segmentor.in_channels * config.discriminator.sees_image,
             size=config.preprocess.size,
             widths=config.discriminator.widths,
             strides=config.discriminator.strides,

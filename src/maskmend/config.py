@@ -131,6 +131,9 @@ class DiscriminatorConfig:
     """After the first convolution, where it differs. The authors' code: leaky_relu."""
     bottleneck: int | None = Field(default=None, gt=0)
     """Channels of a 1x1 sigmoid convolution between the 4x4 ones. The authors' code: 13."""
+    sees_image: bool = False
+    """Judge image and mask together: a mask can be realistic, and of another heart. Real pairs are
+    the annotated ones; masks of other images are fakes as well. Not in the paper."""
 
     @model_validator(mode="after")
     def _one_stride_a_width(self) -> DiscriminatorConfig:

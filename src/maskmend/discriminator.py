@@ -1,6 +1,9 @@
 """The mask discriminator: a smooth convolutional encoder (sections 3.1 and 3.2).
 
 Axes: batch, structure (the classes without the background), height, width.
+
+One that sees the image too has the image's channels after the structures. The paper's judges masks
+alone, so that a realistic mask of another heart would satisfy it.
 """
 
 from collections.abc import Sequence
@@ -21,7 +24,8 @@ class MaskDiscriminator(nn.Module):
     changes little over the last epochs of training (section 3.1, challenge 2).
 
     Args:
-        structures: Channels of a mask: its classes but the background.
+        channels: Of what is judged: the mask's classes but the background, and the image's if it is
+            seen too.
         size: Height and width of a mask, in pixels.
         widths: Filters of each 4x4 convolution.
         strides: Stride of each convolution. "After the first two layers, we down-sample [...] using
@@ -39,7 +43,7 @@ class MaskDiscriminator(nn.Module):
     def __init__(
         self,
         *,
-        structures: int,
+        channels: int,
         size: int,
         widths: Sequence[int],
         strides: Sequence[int],
@@ -50,7 +54,7 @@ class MaskDiscriminator(nn.Module):
     ):
         super().__init__()
         layers: list[nn.Module] = []
-        channels, side = structures, size
+        side = size
         for index, (width, stride) in enumerate(zip(widths, strides, strict=True)):
             if index and bottleneck:
                 layers += [
@@ -72,13 +76,32 @@ class MaskDiscriminator(nn.Module):
         self.head = _normalise(nn.Linear(channels * side * side, 1), normalised == "all")
 
     def forward(
-        self, masks: Float[Tensor, "batch structure height width"]
+        self, masks: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, " batch"]:
-        """Score of each mask, in 32 bits: high is realistic."""
+        """Score of each mask (see `judged`), in 32 bits: high is realistic."""
         features = self.encoder(masks).flatten(1).float()
         # bfloat16 would round a score to two digits.
         with torch.autocast(masks.device.type, enabled=False):
             return self.head(features).squeeze(1)
+
+
+def judged(
+    masks: Float[Tensor, "batch structure height width"],
+    images: Float[Tensor, "batch channel height width"] | None,
+    *,
+    sees_image: bool,
+) -> Float[Tensor, "batch channels height width"]:
+    """What a discriminator is shown of masks.
+
+    Args:
+        masks: Without their background.
+        images: What they are masks of; needed if it sees them.
+        sees_image: Whether it does.
+    """
+    if not sees_image:
+        return masks
+    assert images is not None
+    return torch.cat([masks, images.to(masks)], dim=1)
 
 
 def _normalise(layer: nn.Module, wanted: bool) -> nn.Module:

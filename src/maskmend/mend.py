@@ -44,8 +44,8 @@ class Mender:
 
     ways: Sequence[Way]
     """Plain inference first."""
-    score: Callable[[Masks], Float[Tensor, " slice"]]
-    """The discriminator."""
+    score: Callable[[Masks, Images], Float[Tensor, " slice"]]
+    """The discriminator's, of masks and what they are masks of."""
     classes: int
     """Of the masks, the background included."""
     steps: int | None = None
@@ -53,7 +53,7 @@ class Mender:
 
     def looks(self, images: Images) -> list[Look]:
         """The mask that each way makes, and what can be said of it alone."""
-        return [self._look(way.masks(images)) for way in self.ways]
+        return [self._look(way.masks(images), images) for way in self.ways]
 
     def describe(self, looks: Sequence[Look]) -> Described:
         """The figures that Dice is predicted from."""
@@ -79,7 +79,7 @@ class Mender:
         blend = Blend(name=f"a blend with {best[0].name}", ways=best)
         target = blend.masks(images)
         tuned = retouch(best[0], images, target, steps=self.steps, carried=carried)
-        looks = [self._look(target), self._look(tuned.way.masks(images))]
+        looks = [self._look(masks, images) for masks in (target, tuned.way.masks(images))]
         return Mended([blend, tuned.way], looks, tuned)
 
     def mend(
@@ -125,6 +125,6 @@ class Mender:
             adaptor=tuned.adaptor if tuned else None,
         )
 
-    def _look(self, masks: Masks) -> Look:
+    def _look(self, masks: Masks, images: Images) -> Look:
         with torch.no_grad():
-            return look(masks, self.score(masks))
+            return look(masks, self.score(masks, images))

@@ -80,7 +80,9 @@ class Passes:
             if one.kept_step:
                 one.kept = self._exactly(self.exact, one.kept_adaptor, one.images)
         with torch.no_grad(), self._autocast(one.images.device):
-            plain_scores, scores = (self.prior.realism(masks) for masks in (one.plain, one.kept))
+            plain_scores, scores = (
+                self.prior.realism(masks, one.images) for masks in (one.plain, one.kept)
+            )
         return Adapted(
             plain=one.plain,
             masks=one.kept,
@@ -110,9 +112,10 @@ class Passes:
             lengths = [len(part) for _, part in chunk]
             share = [1 / len(images[number]) for number, _ in chunk]
             with torch.set_grad_enabled(learn), self._autocast(images[0].device):
+                shown = torch.cat([part for _, part in chunk])
                 adapted = torch.cat([instances[number].adaptor(part) for number, part in chunk])
                 probabilities = self.segmentor(adapted).float().softmax(1)
-                loss = _sums(self.prior(probabilities), lengths, share)
+                loss = _sums(self.prior(probabilities, shown), lengths, share)
                 if learn:
                     loss.sum().backward(
                         inputs=[p for n, _ in chunk for p in instances[n].adaptor.parameters()]
@@ -120,7 +123,7 @@ class Passes:
                 probabilities = probabilities.detach()
                 score = loss.new_zeros(len(chunk))
                 if self.config.steps == "auto":
-                    score = _sums(self.prior.realism(probabilities), lengths, share)
+                    score = _sums(self.prior.realism(probabilities, shown), lengths, share)
             figures = torch.stack([loss, score]).tolist()  # the one wait for the device
             seconds = (time.perf_counter() - start) / sum(lengths)
             for (number, _), part, a, b in zip(

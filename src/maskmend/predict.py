@@ -225,11 +225,13 @@ class Model:
         mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
         dtype = torch.bfloat16 if mixed else torch.float32
 
-        def in_precision(network: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-            def run(given: Tensor) -> Tensor:
+        def in_precision(
+            network: Callable[..., Tensor], dtype: torch.dtype
+        ) -> Callable[..., Tensor]:
+            def run(*given: Tensor) -> Tensor:
                 mixed = dtype == torch.bfloat16
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-                    return network(given)
+                    return network(*given)
 
             return run
 
@@ -251,7 +253,7 @@ class Model:
                     "own statistics": (own(dtype), own(full)),
                 },
             ),
-            score=lambda masks: in_precision(self._folded(dtype)[1], dtype)(masks[:, 1:]),
+            score=in_precision(self._prior(dtype).realism, dtype),
             classes=self.config.data.classes,
             steps=None if settings.steps == "auto" else settings.steps,
         )
@@ -270,12 +272,20 @@ class Model:
     def _judged(self, settings: AdaptationConfig) -> tuple[nn.Module, Prior]:
         """The segmentor that is adapted to, and what judges its masks."""
         mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
-        segmentor, discriminator = self._folded(torch.bfloat16 if mixed else torch.float32)
+        dtype = torch.bfloat16 if mixed else torch.float32
+        segmentor = self._folded(dtype)[0]
         if settings.batch_norm == "train":  # which a folded one has not
             segmentor = self.networks.segmentor
         if settings.prior == "entropy":
             return segmentor, EntropyPrior()
-        return segmentor, DiscriminatorPrior(discriminator, self.config.adversarial.target)
+        return segmentor, self._prior(dtype)
+
+    def _prior(self, dtype: torch.dtype) -> DiscriminatorPrior:
+        return DiscriminatorPrior(
+            self._folded(dtype)[1],
+            self.config.adversarial.target,
+            sees_image=self.config.discriminator.sees_image,
+        )
 
 
 def load(run: str | Path, device: str | torch.device | None = None) -> Model:

@@ -28,6 +28,7 @@ from maskmend.checkpoint import (
 )
 from maskmend.config import Config
 from maskmend.data.slices import Pairs, TrainingData
+from maskmend.discriminator import judged
 from maskmend.errors import RunError
 from maskmend.group import Group
 from maskmend.losses import (
@@ -181,10 +182,11 @@ class Trainer:
             return losses
 
         # Equation 2, second line, on a batch of unpaired images.
-        images, real, corrupted = self._draw_unpaired(rng, generator)
+        images = self._draw_images(rng, generator)
+        real, *fakes = self._draw_judged(rng)
         networks.discriminator.requires_grad_(False)
         with self.fabric.autocast():
-            predicted = self._predict(images).float().softmax(1)[:, 1:]
+            predicted = self._judged(self._predict(images).float().softmax(1)[:, 1:], images)
             scores = networks.discriminator(self._augment_masks([predicted], generator))
         own = adversarial_loss(scores, config.adversarial.target).mean()
         adversarial = self.group.mean(own)
@@ -195,10 +197,9 @@ class Trainer:
         networks.discriminator.requires_grad_(True)
 
         # Equation 2, first line, on real masks, the same predictions and fake anchors.
-        predicted = predicted.detach()
-        kinds = [real, predicted] if corrupted is None else [real, predicted, corrupted]
         with self.fabric.autocast():
-            scores = networks.discriminator(self._augment_masks(kinds, generator))
+            kinds = self._augment_masks([real, predicted.detach(), *fakes], generator)
+            scores = networks.discriminator(kinds)
         n = len(real)
         loss = discriminator_loss(
             scores[:n],
@@ -207,10 +208,10 @@ class Trainer:
             fake_label=config.adversarial.fake,
         )
         total = loss
-        if config.adversarial.gradient_penalty and corrupted is not None:
+        if config.adversarial.gradient_penalty and fakes:
             mix = torch.rand(n * self.group.size, 1, 1, 1, generator=generator)
             mix = self.group.share(mix).to(real)
-            penalty = gradient_penalty(networks.discriminator, real, corrupted, mix)
+            penalty = gradient_penalty(networks.discriminator, real, fakes[0], mix)
             total = loss + config.adversarial.gradient_penalty * penalty
         self._step(self.discriminator_optimizer, total)
         discriminator = self.group.mean(loss)
@@ -249,21 +250,41 @@ class Trainer:
         images, labels = self.group.share(images), self.group.share(labels)
         return images.to(self.fabric.device), labels.long().to(self.fabric.device)
 
-    def _draw_unpaired(
-        self, rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Unpaired images, real masks and their corruptions (None without fake anchors)."""
-        batch, device = self.config.training.batch, self.fabric.device
-        chosen = rng.integers(len(self.data.unpaired_images), size=batch)
+    def _draw_images(self, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """Unpaired images, augmented."""
+        chosen = rng.integers(len(self.data.unpaired_images), size=self.config.training.batch)
         images = self.data.unpaired_images[torch.from_numpy(chosen)]
         drawn = draw_augmentation(images.shape, self.config.image_augmentation, generator)
         images = self._degrade(drawn.apply(images, padding="border"), rng)
-        images = self.group.share(images).to(device)
-        chosen = rng.integers(len(self.data.unpaired_masks), size=batch)
-        labels = self.data.unpaired_masks[torch.from_numpy(chosen)]
-        real, corrupted = self._structures(labels), self._corrupt(labels, rng)
-        share = self.group.share
-        return images, share(real), None if corrupted is None else share(corrupted)
+        return self.group.share(images).to(self.fabric.device)
+
+    def _draw_judged(self, rng: np.random.Generator) -> list[Tensor]:
+        """What the discriminator sees beside predictions: real masks, then fakes of each kind."""
+        batch, pairs = self.config.training.batch, self.data.annotated
+        seen = self.config.discriminator.sees_image
+        masks = pairs.masks if seen else self.data.unpaired_masks
+        chosen = torch.from_numpy(rng.integers(len(masks), size=batch))
+        images = self._degrade(pairs.images[chosen], rng) if seen else None
+        kinds = self._real_and_fakes(masks[chosen], images, rng)
+        return [self.group.share(kind) for kind in kinds.values()]
+
+    def _real_and_fakes(
+        self,
+        labels: UInt8[Tensor, "slice height width"],
+        images: Tensor | None,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Real masks, their corruptions (fake anchors), and real masks of other images."""
+        real = self._structures(labels)
+        kinds = {"real": real}
+        if self.config.anchors.kind != "none":
+            kinds["corrupted"] = self._structures(self._corrupt(labels, rng))
+        if self.config.discriminator.sees_image:
+            kinds["mismatched"] = real.roll(len(real) // 2, 0)
+        return {name: self._judged(masks, images) for name, masks in kinds.items()}
+
+    def _judged(self, masks: Tensor, images: Tensor | None) -> Tensor:
+        return judged(masks, images, sees_image=self.config.discriminator.sees_image)
 
     def _degrade(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         if not self.config.degradation.probability:
@@ -282,15 +303,13 @@ class Trainer:
 
     def _corrupt(
         self, labels: UInt8[Tensor, "slice height width"], rng: np.random.Generator
-    ) -> Tensor | None:
+    ) -> UInt8[Tensor, "slice height width"]:
         config = self.config
-        if config.anchors.kind == "none":
-            return None
         corrupted = [
             corrupt(mask, draw_corruption(mask, config.anchors, config.data.classes, rng))
             for mask in labels.numpy()
         ]
-        return self._structures(torch.from_numpy(np.stack(corrupted)))
+        return torch.from_numpy(np.stack(corrupted))
 
     def _structures(self, labels: UInt8[Tensor, "slice height width"]) -> Tensor:
         """One-hot masks without the background, as the discriminator sees them."""
@@ -321,24 +340,27 @@ class Trainer:
         row |= {f"val_dice_{names[i + 1]}": float(d) for i, d in enumerate(dice.mean(0))}
         if self.config.adversarial.enabled:
             row |= self._judge("val", pairs.images, pairs.masks, probabilities)
-            row |= self._judge("train", self.data.unpaired_images, self.data.unpaired_masks)
+            pairs, apart = self.data.annotated, self.data
+            if self.config.discriminator.sees_image:
+                row |= self._judge("train", pairs.images, pairs.masks)
+            else:
+                row |= self._judge("train", apart.unpaired_images, apart.unpaired_masks)
         return row
 
     def _judge(
         self, name: str, images: Tensor, masks: Tensor, probabilities: Tensor | None = None
     ) -> Row:
-        """Mean score and loss of real, predicted and corrupted masks."""
+        """Mean score and loss of real masks, predicted ones and other fakes."""
         some = [torch.linspace(0, len(t) - 1, min(_JUDGED, len(t))).long() for t in (images, masks)]
         if probabilities is None:
             predicted = self._probabilities(images[some[0]])
         else:
             predicted = probabilities[some[0].to(probabilities.device)]
-        real = masks[some[1]]
-        kinds = {"real": self._structures(real), "predicted": predicted[:, 1:]}
         # The same corruptions at every look, so that changes are the discriminator's.
-        corrupted = self._corrupt(real, np.random.default_rng(self.config.seed))
-        if corrupted is not None:
-            kinds["corrupted"] = corrupted
+        rng = np.random.default_rng(self.config.seed)
+        shown_images = images[some[0]]
+        kinds = self._real_and_fakes(masks[some[1]], shown_images, rng)
+        kinds["predicted"] = self._judged(predicted[:, 1:], shown_images)
         row: Row = {}
         for kind, shown in kinds.items():
             with self.fabric.autocast():
