@@ -101,7 +101,7 @@ def main(
     for segmentor, seed in itertools.product(segmentors, seeds):
         model = _trained(segmentor, seed, data, out, console)
         named = {name: method_of(name, model) for name in methods}
-        cases = _cases(model, data, part, patients)
+        cases = cases_of(model, data, part, patients)
         total = len(cases) * len(shifts)
         with progress_bar(console, f"{segmentor}, seed {seed}", total) as advance:
             for (family, severity), case in itertools.product(shifts, cases):
@@ -125,7 +125,7 @@ def _trained(segmentor: str, seed: int, data: Path, out: Path, console: Console)
     return load(run)
 
 
-def _cases(model: Model, data: Path, part: str, count: int | None) -> list[Case]:
+def cases_of(model: Model, data: Path, part: str, count: int | None = None) -> list[Case]:
     """Cases of the part's patients: a few of them evenly spread, from one that the seed decides."""
     assert model.run is not None
     everybody = json.loads((model.run / SPLIT).read_text())[part]

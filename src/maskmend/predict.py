@@ -201,12 +201,14 @@ class Model:
 
         They start at the trained adaptor, or at another one.
         """
-        segmentor, prior = self._judged(settings)
+        segmentor = self._folded(self._dtype(settings))[0]
+        if settings.batch_norm == "train":  # which a folded one has not
+            segmentor = self.networks.segmentor
         full = self._folded(torch.float32)[0]
         return adapt_all(
             segmentor,
             adaptor or self.networks.adaptor,
-            prior,
+            self.prior(settings),
             instances,
             settings,
             enough=self.enough,
@@ -222,8 +224,7 @@ class Model:
             quantiles: Of its training images (see `maskmend.corrections`).
             settings: Their precision and steps count.
         """
-        mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
-        dtype = torch.bfloat16 if mixed else torch.float32
+        dtype = self._dtype(settings)
 
         def in_precision(
             network: Callable[..., Tensor], dtype: torch.dtype
@@ -253,10 +254,15 @@ class Model:
                     "own statistics": (own(dtype), own(full)),
                 },
             ),
-            score=in_precision(self._prior(dtype).realism, dtype),
+            score=in_precision(self._discriminator_prior(dtype).realism, dtype),
             classes=self.config.data.classes,
             steps=None if settings.steps == "auto" else settings.steps,
         )
+
+    def _dtype(self, settings: AdaptationConfig) -> torch.dtype:
+        """Of the frozen networks."""
+        mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
+        return torch.bfloat16 if mixed else torch.float32
 
     @property
     def _slices(self) -> int:
@@ -269,18 +275,13 @@ class Model:
             self._frozen[dtype] = (frozen(networks[0], dtype), frozen(networks[1], dtype))
         return self._frozen[dtype]
 
-    def _judged(self, settings: AdaptationConfig) -> tuple[nn.Module, Prior]:
-        """The segmentor that is adapted to, and what judges its masks."""
-        mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
-        dtype = torch.bfloat16 if mixed else torch.float32
-        segmentor = self._folded(dtype)[0]
-        if settings.batch_norm == "train":  # which a folded one has not
-            segmentor = self.networks.segmentor
+    def prior(self, settings: AdaptationConfig) -> Prior:
+        """What judges masks."""
         if settings.prior == "entropy":
-            return segmentor, EntropyPrior()
-        return segmentor, self._prior(dtype)
+            return EntropyPrior()
+        return self._discriminator_prior(self._dtype(settings))
 
-    def _prior(self, dtype: torch.dtype) -> DiscriminatorPrior:
+    def _discriminator_prior(self, dtype: torch.dtype) -> DiscriminatorPrior:
         return DiscriminatorPrior(
             self._folded(dtype)[1],
             self.config.adversarial.target,
