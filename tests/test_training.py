@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn import functional
 
-from maskmend import training
+from maskmend import adversary, training
 from maskmend.build import build
 from maskmend.checkpoint import network_tensors, quiet_generator
 from maskmend.data.slices import Pairs, TrainingData
@@ -262,7 +262,7 @@ def test_the_adversarial_loss_can_be_balanced_with_the_supervised_one(steps):
 
 
 def test_the_gradient_penalty_is_added_to_the_discriminators_loss(steps, monkeypatch):
-    monkeypatch.setattr(training, "gradient_penalty", lambda *_: torch.tensor(0.5))
+    monkeypatch.setattr(adversary, "gradient_penalty", lambda *_: torch.tensor(0.5))
     trainer = trainer_of(config(adversarial={"gradient_penalty": 10}))
     made = steps(trainer)
     losses = trainer._iterate(0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from maskmend.adaptor import Adaptor
-from maskmend.config import Config
+from maskmend.config import Config, DiscriminatorConfig, PriorConfig
 from maskmend.discriminator import MaskDiscriminator
 from maskmend.segmentor import UNet
 
@@ -37,19 +37,37 @@ def build(config: Config) -> Networks:
             width=config.segmentor.width,
             depth=config.segmentor.depth,
         ),
-        discriminator=MaskDiscriminator(
+        discriminator=build_discriminator(
+            config.discriminator,
             channels=config.data.classes
             - 1
             + config.segmentor.in_channels * config.discriminator.sees_image,
             size=config.preprocess.size,
-            widths=config.discriminator.widths,
-            strides=config.discriminator.strides,
-            normalised=config.discriminator.spectral_norm,
-            activation=config.discriminator.activation,
-            first_activation=config.discriminator.first_activation,
-            bottleneck=config.discriminator.bottleneck,
         ),
         adaptor=build_adaptor(config),
+    )
+
+
+def build_discriminator(
+    config: DiscriminatorConfig, *, channels: int, size: int
+) -> MaskDiscriminator:
+    """A fresh discriminator of so many channels and pixels."""
+    return MaskDiscriminator(
+        channels=channels,
+        size=size,
+        widths=config.widths,
+        strides=config.strides,
+        normalised=config.spectral_norm,
+        activation=config.activation,
+        first_activation=config.first_activation,
+        bottleneck=config.bottleneck,
+    )
+
+
+def fresh_discriminator(config: PriorConfig) -> MaskDiscriminator:
+    """A discriminator of masks alone."""
+    return build_discriminator(
+        config.discriminator, channels=config.data.classes - 1, size=config.preprocess.size
     )
 
 

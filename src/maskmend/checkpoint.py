@@ -108,20 +108,21 @@ def digest_of(path: Path) -> str:
 
 def network_tensors(networks: Networks) -> dict[str, Tensor]:
     """Weights and statistics of all networks, by network and name."""
-    return {
-        f"{network}.{name}": tensor
-        for network, module in networks.modules().items()
-        for name, tensor in module.state_dict().items()
-    }
+    return nn.ModuleDict(networks.modules()).state_dict()
 
 
 def load_networks(networks: Networks, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Put saved weights into networks.
+    """Put saved weights into networks; raises RunError as `load_tensors` does."""
+    load_tensors(nn.ModuleDict(networks.modules()), tensors, path)
+
+
+def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Put saved weights into a network.
 
     Raises:
-        RunError: The weights are not of these networks; the first odd one is named.
+        RunError: The weights are not of this network; the first odd one is named.
     """
-    expected = network_tensors(networks)
+    expected = network.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         ours, theirs = (d[name].shape if name in d else None for d in (expected, tensors))
         if ours != theirs:
@@ -130,11 +131,7 @@ def load_networks(networks: Networks, tensors: Mapping[str, Tensor], path: Path)
                 f" configuration asks for {_shape(ours)}; restore the {CONFIG} they were trained"
                 " with"
             )
-    for network, module in networks.modules().items():
-        prefix = f"{network}."
-        module.load_state_dict(
-            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        )
+    network.load_state_dict(dict(tensors))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:

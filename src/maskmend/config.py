@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import (
@@ -58,24 +58,16 @@ Steps = Annotated[int | Literal["auto"], BeforeValidator(_steps)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class DataConfig:
-    """Which patients, and which of their structures."""
+class StructuresConfig:
+    """Which data, and which of their structures."""
 
     layout: Literal["auto", "acdc", "lvsc", "folder"] = "auto"
     """How the data folder is laid out; "auto" looks."""
     structures: dict[int, str] = Field(default_factory=lambda: {1: "RV", 2: "MYO", 3: "LV"})
     """Name of each label in the masks. Label 0 is the background; labels count up from 1."""
-    split: Literal["random", "semi_supervised_fold0", "scanner_1p5T_to_3T"] = "random"
-    """Split of the patients: drawn with the seed, or one of the two published for ACDC."""
-    annotated: Literal["split", "all"] = "split"
-    """Training patients whose masks go with their images: the split's few, or all of them."""
-    fold: int = Field(default=0, ge=0)
-    """Fold of the cross-validation, for the random split."""
-    folds: int = Field(default=3, ge=1)
-    """Number of folds (section 4: three)."""
 
     @model_validator(mode="after")
-    def _labels_count_up(self) -> DataConfig:
+    def _labels_count_up(self) -> StructuresConfig:
         if sorted(self.structures) != list(range(1, len(self.structures) + 1)):
             raise ValueError(
                 f"structures must have labels 1, 2, ...; got {sorted(self.structures)}"
@@ -86,6 +78,20 @@ class DataConfig:
     def classes(self) -> int:
         """Number of classes, the background included."""
         return len(self.structures) + 1
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DataConfig(StructuresConfig):
+    """Which patients, and which of their structures."""
+
+    split: Literal["random", "semi_supervised_fold0", "scanner_1p5T_to_3T"] = "random"
+    """Split of the patients: drawn with the seed, or one of the two published for ACDC."""
+    annotated: Literal["split", "all"] = "split"
+    """Training patients whose masks go with their images: the split's few, or all of them."""
+    fold: int = Field(default=0, ge=0)
+    """Fold of the cross-validation, for the random split."""
+    folds: int = Field(default=3, ge=1)
+    """Number of folds (section 4: three)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -356,12 +362,74 @@ class Config:
         return self
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PriorDataConfig(StructuresConfig):
+    """Which masks a prior is fitted to."""
+
+    held_out: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the patients that the prior is not fitted to, by which it is known how realistic is
+    enough. Those of a run's own validation, where the prior is fitted to a run."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FittingConfig:
+    """Optimisation of a prior on its own. Nothing of this is in the paper."""
+
+    iterations: int = Field(default=1000, gt=0)
+    """Updates of the discriminator."""
+    batch: int = Field(default=12, gt=1)
+    """Slices of each kind a batch: real, corrupted and, with a segmentor, predicted."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Adam's step size; it falls to zero along a half cosine."""
+    look_every: int = Field(default=100, gt=0)
+    """Iterations between two looks at what is held out, each with a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PriorConfig:
+    """Everything that a prior which is fitted after the fact depends on, but for the data."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of the patients held out, the weights and every random draw."""
+    data: PriorDataConfig = PriorDataConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    """How masks are prepared; those that are to be judged must lie on the same grid."""
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    anchors: AnchorConfig = AnchorConfig(kind="local")
+    degradation: DegradationConfig = DegradationConfig(probability=0.5)
+    """Of the images whose predictions are fakes: they fail as on images of another scanner."""
+    mask_augmentation: AugmentationConfig = AugmentationConfig(
+        rotation_deg=(0.0, 90.0), translation=0.1, noise_std=0.1
+    )
+    """Of the masks the discriminator sees, as in training."""
+    fitting: FittingConfig = FittingConfig()
+
+    @model_validator(mode="after")
+    def _judges_masks_alone(self) -> PriorConfig:
+        if self.discriminator.sees_image:
+            raise ValueError(
+                "discriminator.sees_image must be false: a prior is fitted to masks, some of which"
+                " have no image"
+            )
+        return self
+
+
+AnyConfig = TypeVar("AnyConfig", Config, PriorConfig)
+
+
+@overload
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config: ...
+@overload
+def read_config(
+    path: Path, overrides: Sequence[str] = (), *, kind: type[AnyConfig]
+) -> AnyConfig: ...
+def read_config(path: Path, overrides: Sequence[str] = (), *, kind: Any = Config) -> Any:
     """Read a YAML configuration; a key that it leaves out has its default.
 
     Args:
         path: The YAML file.
         overrides: "section.field=value" each, the value in YAML; they win over the file.
+        kind: Of configuration.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown (the nearest known one is named) or a
@@ -378,31 +446,40 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections with fields, got {type(tree).__name__}")
     for override in overrides:
-        _set(tree, override)
-    return config_from(tree, source=str(path))
+        set_field(tree, override)
+    return config_from(tree, source=str(path), kind=kind)
 
 
-def config_from(tree: Mapping[str, Any], *, source: str = "configuration") -> Config:
+@overload
+def config_from(tree: Mapping[str, Any], *, source: str = ...) -> Config: ...
+@overload
+def config_from(
+    tree: Mapping[str, Any], *, source: str = ..., kind: type[AnyConfig]
+) -> AnyConfig: ...
+def config_from(
+    tree: Mapping[str, Any], *, source: str = "configuration", kind: Any = Config
+) -> Any:
     """A configuration from nested mappings; raises ConfigError as `read_config` does."""
     try:
-        return TypeAdapter(Config).validate_python(tree)
+        return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{source}: {_explain(first)}") from error
+        raise ConfigError(f"{source}: {_explain(first, kind)}") from error
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Config | PriorConfig) -> str:
     """The whole configuration, defaults written out, as `read_config` reads it."""
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
 
 
-def differences(before: Config, after: Config) -> list[str]:
+def differences(before: AnyConfig, after: AnyConfig) -> list[str]:
     """Fields in which two configurations differ, as "section.field: before -> after"."""
     left, right = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(after))
     return [f"{k}: {left.get(k)} -> {right.get(k)}" for k in right if left.get(k) != right.get(k)]
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
+def set_field(tree: dict[str, Any], override: str) -> None:
+    """Put "section.field=value" into nested mappings; raises ConfigError if it is not that."""
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override}: expected section.field=value")
@@ -417,12 +494,12 @@ def _set(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from None
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, kind: Any) -> str:
     """One line for one of pydantic's errors."""
     where = [str(part) for part in error["loc"]]
     name = ".".join(where) or "configuration"
     if error["type"] == "unexpected_keyword_argument":
-        known = [field.name for field in dataclasses.fields(_section(where[:-1]))]
+        known = [field.name for field in dataclasses.fields(_section(kind, where[:-1]))]
         near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.0)[0]
         return f"unknown key {name}; did you mean {'.'.join([*where[:-1], near])}?"
     message = error["msg"].removeprefix("Value error, ")
@@ -431,9 +508,9 @@ def _explain(error: Any) -> str:
     return f"{name}: {message}; got {error['input']!r}"
 
 
-def _section(where: Sequence[str]) -> Any:
+def _section(kind: Any, where: Sequence[str]) -> Any:
     """The dataclass at a path of field names."""
-    section: Any = Config()
+    section: Any = kind()
     for name in where:
         section = getattr(section, name)
     return section

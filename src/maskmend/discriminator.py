@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from maskmend.errors import ConfigError
+
 Activation = Literal["tanh", "leaky_relu"]
 
 
@@ -53,6 +55,7 @@ class MaskDiscriminator(nn.Module):
         bottleneck: int | None = None,
     ):
         super().__init__()
+        self.channels, self.size = channels, size
         layers: list[nn.Module] = []
         side = size
         for index, (width, stride) in enumerate(zip(widths, strides, strict=True)):
@@ -78,7 +81,18 @@ class MaskDiscriminator(nn.Module):
     def forward(
         self, masks: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, " batch"]:
-        """Score of each mask (see `judged`), in 32 bits: high is realistic."""
+        """Score of each mask (see `judged`), in 32 bits: high is realistic.
+
+        Raises:
+            ConfigError: The masks have other channels or another size.
+        """
+        expected = (self.channels, self.size, self.size)
+        if masks.shape[1:] != expected:
+            raise ConfigError(
+                f"prior: judges masks of (structures, height, width) {expected}, without the"
+                f" background; got {tuple(masks.shape[1:])}; choose a prior of these structures and"
+                " this size"
+            )
         features = self.encoder(masks).flatten(1).float()
         # bfloat16 would round a score to two digits.
         with torch.autocast(masks.device.type, enabled=False):

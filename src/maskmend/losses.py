@@ -49,10 +49,17 @@ def discriminator_loss(
 
 
 def adversarial_loss(
-    scores: Float[Tensor, " batch"], target: float = 0.0
+    scores: Float[Tensor, " batch"], target: float = 0.0, *, one_sided: bool = False
 ) -> Float[Tensor, " batch"]:
-    """Least-squares loss of the segmentor (equation 2, second line), one for each mask."""
-    return (scores - target).square() / 2
+    """Least-squares loss of the segmentor (equation 2, second line), one for each mask.
+
+    Args:
+        scores: Of predicted masks.
+        target: What they ought to score.
+        one_sided: Let those that score more be. The paper's loss pulls them back.
+    """
+    short = scores - target
+    return (short.clamp(max=0) if one_sided else short).square() / 2
 
 
 def gradient_penalty(

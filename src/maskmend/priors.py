@@ -3,6 +3,7 @@
 Axes: slice, class (softmax probabilities, the background first), height, width.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from maskmend.losses import adversarial_loss
 
 Masks = Float[Tensor, "slice class height width"]
 Images = Float[Tensor, "slice channel height width"]
+Volumes = Float[Tensor, "volume channel depth height width"]
 
 
 class Prior(Protocol):
@@ -35,18 +37,54 @@ class DiscriminatorPrior:
         discriminator: Masks without their background to scores.
         target: The score that equation 2 pulls predicted masks to.
         sees_image: Whether the discriminator judges images and masks together.
+        one_sided: Leave alone what scores more than the target. The paper's loss pulls it back.
     """
 
-    def __init__(self, discriminator: nn.Module, target: float = 0.0, *, sees_image: bool = False):
-        self.discriminator, self.target, self.sees_image = discriminator, target, sees_image
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        target: float = 0.0,
+        *,
+        sees_image: bool = False,
+        one_sided: bool = False,
+    ):
+        self.discriminator, self.target = discriminator, target
+        self.sees_image, self.one_sided = sees_image, one_sided
 
     def __call__(self, masks: Masks, images: Images | None = None) -> Float[Tensor, " slice"]:
         """Equation 2, second line."""
-        return adversarial_loss(self.realism(masks, images), self.target)
+        scores = self.realism(masks, images)
+        return adversarial_loss(scores, self.target, one_sided=self.one_sided)
 
     def realism(self, masks: Masks, images: Images | None = None) -> Float[Tensor, " slice"]:
         """The discriminator's score."""
         return self.discriminator(judged(masks[:, 1:], images, sees_image=self.sees_image))
+
+
+class Slicewise:
+    """A prior for slices, of volumes: the mean over their slices along depth.
+
+    Args:
+        prior: Judges slices.
+    """
+
+    def __init__(self, prior: Prior):
+        self.prior = prior
+
+    def __call__(self, masks: Volumes, images: Volumes) -> Float[Tensor, " volume"]:
+        """Mean loss of a volume's slices."""
+        return self._mean(self.prior, masks, images)
+
+    def realism(self, masks: Volumes, images: Volumes) -> Float[Tensor, " volume"]:
+        """Mean score of a volume's slices."""
+        return self._mean(self.prior.realism, masks, images)
+
+    @staticmethod
+    def _mean(
+        judge: Callable[[Masks, Images], Tensor], masks: Volumes, images: Volumes
+    ) -> Float[Tensor, " volume"]:
+        slices = [volumes.transpose(1, 2).flatten(0, 1) for volumes in (masks, images)]
+        return judge(*slices).unflatten(0, (len(masks), -1)).mean(1)
 
 
 class EntropyPrior:

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
+from maskmend.adversary import Row
 from maskmend.build import build
 from maskmend.calibration import check_enough
 from maskmend.checkpoint import (
@@ -35,7 +36,7 @@ from maskmend.diagnosis import diagnose
 from maskmend.environment import environment
 from maskmend.errors import ConfigError, RunError
 from maskmend.progress import progress_bar
-from maskmend.training import Row, Trainer
+from maskmend.training import Trainer
 
 
 def train(

@@ -6,18 +6,18 @@ was killed goes on exactly as if it had not been.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
-from maskmend.anchors import corrupt, draw_corruption
+from maskmend.adversary import Adversary, Row, spread
 from maskmend.augment import draw_augmentation
 from maskmend.build import Networks
 from maskmend.checkpoint import (
@@ -28,24 +28,12 @@ from maskmend.checkpoint import (
 )
 from maskmend.config import Config
 from maskmend.data.slices import Pairs, TrainingData
-from maskmend.discriminator import judged
 from maskmend.errors import RunError
 from maskmend.group import Group
-from maskmend.losses import (
-    adversarial_loss,
-    class_weights,
-    discriminator_loss,
-    gradient_penalty,
-    supervised_loss,
-)
-
-Row = dict[str, float]
-"""Figures of one look at the validation patients, by name: a line of history.csv."""
+from maskmend.losses import adversarial_loss, class_weights, supervised_loss
 
 _BATCH = 32
 """Slices a forward pass when nothing is trained."""
-_JUDGED = 128
-"""Slices of each kind that the discriminator is judged on, in training and in validation."""
 
 
 @dataclass
@@ -91,6 +79,14 @@ class Trainer:
         self.segmentor_optimizer = torch.optim.Adam(predicting, config.training.learning_rate)
         self.discriminator_optimizer = torch.optim.Adam(
             networks.discriminator.parameters(), config.training.discriminator_learning_rate
+        )
+        self.adversary = Adversary(
+            networks.discriminator,
+            config,
+            config.adversarial,
+            fabric.device,
+            fabric.autocast,
+            self.group,
         )
         self.progress = Progress()
 
@@ -184,10 +180,12 @@ class Trainer:
         # Equation 2, second line, on a batch of unpaired images.
         images = self._draw_images(rng, generator)
         real, *fakes = self._draw_judged(rng)
+        adversary = self.adversary
         networks.discriminator.requires_grad_(False)
         with self.fabric.autocast():
-            predicted = self._judged(self._predict(images).float().softmax(1)[:, 1:], images)
-            scores = networks.discriminator(self._augment_masks([predicted], generator))
+            probabilities = self._predict(images).float().softmax(1)
+            predicted = adversary.judged(probabilities[:, 1:], images)
+            scores = adversary.scores([predicted], generator)
         own = adversarial_loss(scores, config.adversarial.target).mean()
         adversarial = self.group.mean(own)
         weight = config.adversarial.weight
@@ -197,22 +195,7 @@ class Trainer:
         networks.discriminator.requires_grad_(True)
 
         # Equation 2, first line, on real masks, the same predictions and fake anchors.
-        with self.fabric.autocast():
-            kinds = self._augment_masks([real, predicted.detach(), *fakes], generator)
-            scores = networks.discriminator(kinds)
-        n = len(real)
-        loss = discriminator_loss(
-            scores[:n],
-            scores[n:],
-            real_label=config.adversarial.real,
-            fake_label=config.adversarial.fake,
-        )
-        total = loss
-        if config.adversarial.gradient_penalty and fakes:
-            mix = torch.rand(n * self.group.size, 1, 1, 1, generator=generator)
-            mix = self.group.share(mix).to(real)
-            penalty = gradient_penalty(networks.discriminator, real, fakes[0], mix)
-            total = loss + config.adversarial.gradient_penalty * penalty
+        loss, total = adversary.loss(real, [predicted.detach()], fakes, generator)
         self._step(self.discriminator_optimizer, total)
         discriminator = self.group.mean(loss)
         return losses | {"adversarial": adversarial.item(), "discriminator": discriminator.item()}
@@ -265,26 +248,8 @@ class Trainer:
         masks = pairs.masks if seen else self.data.unpaired_masks
         chosen = torch.from_numpy(rng.integers(len(masks), size=batch))
         images = self._degrade(pairs.images[chosen], rng) if seen else None
-        kinds = self._real_and_fakes(masks[chosen], images, rng)
+        kinds = self.adversary.real_and_fakes(masks[chosen], images, rng)
         return [self.group.share(kind) for kind in kinds.values()]
-
-    def _real_and_fakes(
-        self,
-        labels: UInt8[Tensor, "slice height width"],
-        images: Tensor | None,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
-        """Real masks, their corruptions (fake anchors), and real masks of other images."""
-        real = self._structures(labels)
-        kinds = {"real": real}
-        if self.config.anchors.kind != "none":
-            kinds["corrupted"] = self._structures(self._corrupt(labels, rng))
-        if self.config.discriminator.sees_image:
-            kinds["mismatched"] = real.roll(len(real) // 2, 0)
-        return {name: self._judged(masks, images) for name, masks in kinds.items()}
-
-    def _judged(self, masks: Tensor, images: Tensor | None) -> Tensor:
-        return judged(masks, images, sees_image=self.config.discriminator.sees_image)
 
     def _degrade(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         if not self.config.degradation.probability:
@@ -292,29 +257,6 @@ class Trainer:
         from maskmend.degrade import degrade  # seconds of imports that few runs need
 
         return degrade(images, self.config.degradation, self.config.preprocess, rng)
-
-    def _augment_masks(self, kinds: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-        """Masks of each kind, this process's share of them, augmented as in the whole batch."""
-        masks, batch = torch.cat(list(kinds)), len(kinds[0]) * self.group.size
-        shape = (batch * len(kinds), *masks.shape[1:])
-        drawn = draw_augmentation(shape, self.config.mask_augmentation, generator)
-        rows = torch.cat([self.group.share(r) for r in torch.arange(shape[0]).split(batch)])
-        return drawn.of(rows).apply(masks, padding="zeros")
-
-    def _corrupt(
-        self, labels: UInt8[Tensor, "slice height width"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "slice height width"]:
-        config = self.config
-        corrupted = [
-            corrupt(mask, draw_corruption(mask, config.anchors, config.data.classes, rng))
-            for mask in labels.numpy()
-        ]
-        return torch.from_numpy(np.stack(corrupted))
-
-    def _structures(self, labels: UInt8[Tensor, "slice height width"]) -> Tensor:
-        """One-hot masks without the background, as the discriminator sees them."""
-        one_hot = functional.one_hot(labels.long(), self.config.data.classes)
-        return one_hot.movedim(-1, 1)[:, 1:].float().to(self.fabric.device)
 
     # ------------------------------------------------------------- validation
 
@@ -350,25 +292,13 @@ class Trainer:
     def _judge(
         self, name: str, images: Tensor, masks: Tensor, probabilities: Tensor | None = None
     ) -> Row:
-        """Mean score and loss of real masks, predicted ones and other fakes."""
-        some = [torch.linspace(0, len(t) - 1, min(_JUDGED, len(t))).long() for t in (images, masks)]
+        """See `Adversary.judge`."""
+        some = [spread(len(one)) for one in (images, masks)]
         if probabilities is None:
             predicted = self._probabilities(images[some[0]])
         else:
             predicted = probabilities[some[0].to(probabilities.device)]
-        # The same corruptions at every look, so that changes are the discriminator's.
-        rng = np.random.default_rng(self.config.seed)
-        shown_images = images[some[0]]
-        kinds = self._real_and_fakes(masks[some[1]], shown_images, rng)
-        kinds["predicted"] = self._judged(predicted[:, 1:], shown_images)
-        row: Row = {}
-        for kind, shown in kinds.items():
-            with self.fabric.autocast():
-                scores = torch.cat([self.networks.discriminator(c) for c in shown.split(_BATCH)])
-            label = self.config.adversarial.real if kind == "real" else self.config.adversarial.fake
-            row[f"{name}_score_{kind}"] = scores.mean().item()
-            row[f"{name}_loss_{kind}"] = (scores - label).square().mean().item()
-        return row
+        return self.adversary.judge(name, masks[some[1]], images[some[0]], predicted)
 
     def _probabilities(self, images: Tensor) -> Float[Tensor, "slice class height width"]:
         with self.fabric.autocast():
