@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from maskmend.adapt import adapt, adapt_all
+from maskmend.adapt import adapt_all
 from maskmend.adaptor import Adaptor
 from maskmend.config import AdaptationConfig
 from maskmend.discriminator import MaskDiscriminator
@@ -64,6 +64,13 @@ def settings(**changes):
     return AdaptationConfig(**few | changes)
 
 
+def adapt_one(*parts, **more):
+    """Segmentor, adaptor, prior, images and settings, to what is made of the images alone."""
+    *networks, images, config = parts
+    ((_, done),) = adapt_all(*networks, [images], config, **more)
+    return done
+
+
 def snapshot(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
@@ -86,7 +93,7 @@ def test_the_callers_networks_stay_bit_for_bit(batch_norm, training):
     modes = [[m.training for m in module.modules()] for module in modules]
     flags = [[p.requires_grad for p in module.parameters()] for module in modules]
     given = images.clone()
-    done = adapt(
+    done = adapt_one(
         segmentor, adaptor, DiscriminatorPrior(judge), images, settings(batch_norm=batch_norm)
     )
     assert not torch.equal(done.masks, done.plain)  # it did adapt
@@ -104,7 +111,7 @@ def test_gradients_that_the_caller_has_stay():
     segmentor, adaptor, images = networks()
     adaptor(images).sum().backward()
     before = [p.grad.clone() for p in adaptor.parameters()]
-    adapt(segmentor, adaptor, Area(), images, settings())
+    adapt_one(segmentor, adaptor, Area(), images, settings())
     after = [p.grad for p in adaptor.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
@@ -112,7 +119,7 @@ def test_gradients_that_the_caller_has_stay():
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_no_steps_are_plain_inference_exactly(keep):
     segmentor, adaptor, images = networks()
-    done = adapt(segmentor, adaptor, Area(), images, settings(steps=0, keep=keep))
+    done = adapt_one(segmentor, adaptor, Area(), images, settings(steps=0, keep=keep))
     with torch.no_grad():
         plain = segmentor.eval()(adaptor(images)).softmax(1)
     assert torch.equal(done.masks, plain)
@@ -123,14 +130,14 @@ def test_no_steps_are_plain_inference_exactly(keep):
 
 def test_plain_masks_are_those_before_the_first_step():
     segmentor, adaptor, images = networks()
-    none = adapt(segmentor, adaptor, Area(), images, settings(steps=0))
-    done = adapt(segmentor, adaptor, Area(), images, settings())
+    none = adapt_one(segmentor, adaptor, Area(), images, settings(steps=0))
+    done = adapt_one(segmentor, adaptor, Area(), images, settings())
     assert torch.equal(done.plain, none.masks)
     assert done.losses[0] == none.losses[0]
 
 
 def test_masks_are_probabilities_without_a_graph():
-    done = adapt(*networks()[:2], EntropyPrior(), networks()[2], settings())
+    done = adapt_one(*networks()[:2], EntropyPrior(), networks()[2], settings())
     for masks in (done.plain, done.masks):
         torch.testing.assert_close(masks.sum(1), torch.ones(4, 32, 32))
         assert masks.min() >= 0
@@ -140,7 +147,7 @@ def test_masks_are_probabilities_without_a_graph():
 @pytest.mark.parametrize("prior", [Area(0.1), Area(0.9), EntropyPrior()])
 def test_the_loss_falls(prior):
     segmentor, adaptor, images = networks()
-    done = adapt(segmentor, adaptor, prior, images, settings(steps=25))
+    done = adapt_one(segmentor, adaptor, prior, images, settings(steps=25))
     assert len(done.losses) == 26
     assert done.steps == 25
     assert done.losses[-1] < done.losses[0] - 1e-4
@@ -148,7 +155,7 @@ def test_the_loss_falls(prior):
 
 def test_the_last_masks_are_those_of_the_last_weights():
     segmentor, adaptor, images = networks()
-    done = adapt(segmentor, adaptor, Area(0.1), images, settings())
+    done = adapt_one(segmentor, adaptor, Area(0.1), images, settings())
     assert Area(0.1)(done.masks).mean().item() == done.losses[-1]
     assert done.realism_after == Area().realism(done.masks).mean().item()
     assert done.realism_before == Area().realism(done.plain).mean().item()
@@ -158,7 +165,7 @@ def test_the_first_step_is_adams():
     """Adam's first step moves a weight by its step size against the gradient's sign."""
     segmentor, adaptor, images = networks()
     rate = 1e-2
-    done = adapt(segmentor, adaptor, Area(0.1), images, settings(steps=1, learning_rate=rate))
+    done = adapt_one(segmentor, adaptor, Area(0.1), images, settings(steps=1, learning_rate=rate))
     twin, frozen = copy.deepcopy(adaptor), copy.deepcopy(segmentor).eval()
     Area(0.1)(frozen(twin(images)).softmax(1)).mean().backward()
     with torch.no_grad():
@@ -181,9 +188,10 @@ def test_best_returns_the_lowest_loss():
     segmentor, adaptor, images = networks()
     # The third loss, after two steps, is the only one that is negative.
     best, last = (
-        adapt(segmentor, adaptor, Once(3), images, settings(keep=keep)) for keep in ("best", "last")
+        adapt_one(segmentor, adaptor, Once(3), images, settings(keep=keep))
+        for keep in ("best", "last")
     )
-    two = adapt(segmentor, adaptor, Area(), images, settings(steps=2))
+    two = adapt_one(segmentor, adaptor, Area(), images, settings(steps=2))
     assert best.losses == last.losses
     assert best.losses[2] == min(best.losses) < 0
     assert (best.steps, last.steps) == (2, 5)
@@ -196,7 +204,7 @@ def test_best_returns_the_lowest_loss():
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_loss_that_is_not_finite_gives_the_plain_masks(call, value, keep):
     segmentor, adaptor, images = networks()
-    done = adapt(segmentor, adaptor, Failing(call, value), images, settings(keep=keep))
+    done = adapt_one(segmentor, adaptor, Failing(call, value), images, settings(keep=keep))
     assert torch.equal(done.masks, done.plain)
     assert done.steps == 0
     assert done.message == f"the loss was not finite after {call - 1} steps: plain mask"
@@ -207,7 +215,7 @@ def test_a_loss_that_is_not_finite_gives_the_plain_masks(call, value, keep):
 
 def test_weights_that_explode_give_finite_masks():
     segmentor, adaptor, images = networks()
-    done = adapt(segmentor, adaptor, Area(), images, settings(learning_rate=1e30))
+    done = adapt_one(segmentor, adaptor, Area(), images, settings(learning_rate=1e30))
     assert done.masks.isfinite().all()
 
 
@@ -220,7 +228,7 @@ def test_deterministic_whatever_the_global_generator(augmentation, batch_norm):
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        runs.append(adapt(segmentor, adaptor, Area(), images, config))
+        runs.append(adapt_one(segmentor, adaptor, Area(), images, config))
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(runs[0].masks, runs[1].masks)
     assert runs[0].losses == runs[1].losses
@@ -228,8 +236,8 @@ def test_deterministic_whatever_the_global_generator(augmentation, batch_norm):
 
 def test_augmented_steps_differ_but_the_loss_is_that_of_the_clean_images():
     segmentor, adaptor, images = networks()
-    clean = adapt(segmentor, adaptor, Area(0.1), images, settings())
-    done = adapt(segmentor, adaptor, Area(0.1), images, settings(augmentation=AUGMENTATION))
+    clean = adapt_one(segmentor, adaptor, Area(0.1), images, settings())
+    done = adapt_one(segmentor, adaptor, Area(0.1), images, settings(augmentation=AUGMENTATION))
     assert done.losses[0] == clean.losses[0]
     assert done.losses[1:] != clean.losses[1:]
     assert Area(0.1)(done.masks).mean().item() == done.losses[-1]
@@ -237,15 +245,15 @@ def test_augmented_steps_differ_but_the_loss_is_that_of_the_clean_images():
 
 def test_the_instance_is_tuned_as_one():
     segmentor, adaptor, images = networks()
-    together = adapt(segmentor, adaptor, Area(0.1), images, settings())
-    alone = adapt(segmentor, adaptor, Area(0.1), images[:1], settings())
+    together = adapt_one(segmentor, adaptor, Area(0.1), images, settings())
+    alone = adapt_one(segmentor, adaptor, Area(0.1), images[:1], settings())
     assert torch.allclose(together.plain[:1], alone.plain, atol=1e-5)
     assert not torch.allclose(together.masks[:1], alone.masks, atol=1e-4)
 
 
 def test_batch_norm_with_the_instances_own_statistics():
     segmentor, adaptor, images = networks()
-    done = adapt(segmentor, adaptor, Area(), images, settings(steps=0, batch_norm="train"))
+    done = adapt_one(segmentor, adaptor, Area(), images, settings(steps=0, batch_norm="train"))
     with torch.no_grad():
         expected = copy.deepcopy(segmentor).train()(images).softmax(1)
         other = copy.deepcopy(segmentor).eval()(images).softmax(1)
@@ -255,8 +263,8 @@ def test_batch_norm_with_the_instances_own_statistics():
 
 def test_mixed_precision_follows_the_full_one():
     segmentor, adaptor, images = networks()
-    full = adapt(segmentor, adaptor, Area(0.1), images, settings())
-    mixed = adapt(segmentor, adaptor, Area(0.1), images, settings(precision="bf16-mixed"))
+    full = adapt_one(segmentor, adaptor, Area(0.1), images, settings())
+    mixed = adapt_one(segmentor, adaptor, Area(0.1), images, settings(precision="bf16-mixed"))
     assert mixed.masks.dtype == torch.float32
     assert (mixed.plain - full.plain).abs().mean() < 0.02
     assert mixed.losses != full.losses
@@ -284,7 +292,7 @@ def test_many_at_once_are_each_as_alone(slices, changes):
     """Whatever the batch, also one smaller than an instance, and in whatever order."""
     segmentor, adaptor, _ = networks()
     config, stacks = settings(**changes), instances()
-    alone = [adapt(segmentor, adaptor, Area(0.1), images, config) for images in stacks]
+    alone = [adapt_one(segmentor, adaptor, Area(0.1), images, config) for images in stacks]
     for order in ((0, 1, 2), (2, 0, 1)):
         given = [stacks[number] for number in order]
         done = dict(adapt_all(segmentor, adaptor, Area(0.1), given, config, slices=slices))
@@ -298,7 +306,7 @@ def test_one_that_fails_does_not_touch_its_company():
     bad, good = torch.full((1, 1, 32, 32), math.nan), instances()[0]
     done = dict(adapt_all(segmentor, adaptor, Area(0.1), [bad, good], settings()))
     assert done[0].message == "the loss was not finite after 0 steps: plain mask"
-    assert_alike(done[1], adapt(segmentor, adaptor, Area(0.1), good, settings()))
+    assert_alike(done[1], adapt_one(segmentor, adaptor, Area(0.1), good, settings()))
 
 
 def test_memory_that_runs_out_halves_the_batch_and_goes_on():
@@ -316,7 +324,7 @@ def test_memory_that_runs_out_halves_the_batch_and_goes_on():
     done = dict(adapt_all(segmentor, adaptor, small, stacks, settings(), slices=8))
     assert small.largest == 2
     for number, images in enumerate(stacks):
-        assert_alike(done[number], adapt(segmentor, adaptor, Area(0.1), images, settings()))
+        assert_alike(done[number], adapt_one(segmentor, adaptor, Area(0.1), images, settings()))
 
 
 def test_memory_that_does_not_even_hold_a_slice_is_the_callers_concern():
@@ -326,7 +334,7 @@ def test_memory_that_does_not_even_hold_a_slice_is_the_callers_concern():
 
     segmentor, adaptor, images = networks()
     with pytest.raises(torch.OutOfMemoryError):
-        adapt(segmentor, adaptor, Full(), images, settings())
+        adapt_one(segmentor, adaptor, Full(), images, settings())
 
 
 def test_instances_are_drawn_when_there_is_room():
@@ -356,8 +364,8 @@ def test_masks_that_are_realistic_cost_one_pass():
 
     segmentor, adaptor, images = networks()
     prior, config = Counting(0.1), settings(steps="auto")
-    plain = prior.realism(adapt(segmentor, adaptor, Area(), images, settings(steps=0)).plain)
-    done = adapt(segmentor, adaptor, prior, images, config, enough=plain.mean().item() - 1e-3)
+    plain = prior.realism(adapt_one(segmentor, adaptor, Area(), images, settings(steps=0)).plain)
+    done = adapt_one(segmentor, adaptor, prior, images, config, enough=plain.mean().item() - 1e-3)
     assert prior.calls == 1
     assert (done.steps, len(done.losses)) == (0, 1)
     assert torch.equal(done.masks, done.plain)
@@ -367,14 +375,14 @@ def test_automatic_steps_end_once_the_masks_are_realistic():
     """Realism is the foreground's share here, which the loss pulls up."""
     segmentor, adaptor, images = networks()
     prior, rising = Area(1.0), settings(steps="auto", learning_rate=1e-2)
-    fixed = adapt(segmentor, adaptor, prior, images, settings(steps=50, learning_rate=1e-2))
+    fixed = adapt_one(segmentor, adaptor, prior, images, settings(steps=50, learning_rate=1e-2))
     enough = (fixed.realism_before + fixed.realism_after) / 2
-    done = adapt(segmentor, adaptor, prior, images, rising, enough=enough)
+    done = adapt_one(segmentor, adaptor, prior, images, rising, enough=enough)
     assert 0 < done.steps < 50
     assert done.realism_after >= enough
     assert done.losses == pytest.approx(fixed.losses[: done.steps + 1])
     # One step fewer was not enough.
-    before = adapt(
+    before = adapt_one(
         segmentor, adaptor, prior, images, settings(steps=done.steps - 1, learning_rate=1e-2)
     )
     assert before.realism_after < enough
@@ -386,9 +394,9 @@ def test_automatic_steps_end_where_the_loss_no_longer_falls():
             return 0 * super().__call__(masks) + 1
 
     segmentor, adaptor, images = networks()
-    done = adapt(segmentor, adaptor, Flat(), images, settings(steps="auto"))
+    done = adapt_one(segmentor, adaptor, Flat(), images, settings(steps="auto"))
     assert done.steps == 5
-    falling = adapt(
+    falling = adapt_one(
         segmentor, adaptor, Area(1.0), images, settings(steps="auto", learning_rate=1e-2)
     )
     assert falling.steps > 5
@@ -400,7 +408,7 @@ def test_masks_can_be_made_by_the_exact_segmentor(keep):
     segmentor, adaptor, _ = networks()
     config, stacks = settings(keep=keep), instances()
     twin = copy.deepcopy(segmentor).eval()
-    alone = [adapt(segmentor, adaptor, Area(0.1), images, config) for images in stacks]
+    alone = [adapt_one(segmentor, adaptor, Area(0.1), images, config) for images in stacks]
     done = dict(
         adapt_all(segmentor, adaptor, Area(0.1), stacks, config, exact=lambda x: twin(x) + 0.0)
     )

@@ -173,10 +173,10 @@ def test_the_frames_of_a_patient_are_adapted_to_together(model, images):
     together = model.predict_patient(frames, model.settings())
     expected = adapt(
         frozen(networks.segmentor),
-        networks.adaptor,
         DiscriminatorPrior(frozen(networks.discriminator), target=0.5),
         torch.cat([frame.slices for frame in frames]),
         model.settings(),
+        adaptor=networks.adaptor,
     ).masks.split([len(frame.slices) for frame in frames])
     for frame, made, masks in zip(frames, together, expected, strict=True):
         assert np.array_equal(made.labels, labels_on_grid(masks, frame.grid))

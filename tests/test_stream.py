@@ -47,7 +47,7 @@ class Brightness(nn.Module):
 
 def run(images, start, steps):
     config = CONFIG if steps is None else dataclasses.replace(CONFIG, steps=steps)
-    return adapt(Brightness(), start, Level(), images, config)
+    return adapt(Brightness(), Level(), images, config, adaptor=start)
 
 
 def dark(level):

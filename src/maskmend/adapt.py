@@ -6,45 +6,70 @@ Instances are tuned side by side: each has an adaptor and an optimizer of its ow
 and shares the passes through the frozen networks with the others (`passes.py`). One that is
 finished leaves, one that waits enters, so that memory does not grow with their number.
 
-Axes: slice, channel or class, height, width. The slices of one instance are tuned on together.
+Axes: slice, channel or class, height, width; or patch, channel or class, depth, height, width. The
+slices or patches of one instance are tuned on together.
 """
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
 from maskmend.config import AdaptationConfig, AugmentationConfig
 from maskmend.instance import Adapted, Images, Instance
-from maskmend.passes import Passes
+from maskmend.outputs import Activation, Probabilities
+from maskmend.passes import Passes, resolve_precision
 from maskmend.priors import Prior
+from maskmend.probe import borrow, fit_together
 
 __all__ = ["Adapted", "adapt", "adapt_all"]
 
 
 def adapt(
     segmentor: nn.Module,
-    adaptor: nn.Module,
     prior: Prior,
     images: Images,
-    config: AdaptationConfig,
+    config: AdaptationConfig = AdaptationConfig(),  # noqa: B008  # frozen
     *,
+    adaptor: nn.Module | None = None,
+    activation: Activation = "softmax",
+    window: Sequence[int] | None = None,
+    slices: int = 64,
     enough: float | None = None,
 ) -> Adapted:
-    """Tune a copy of the adaptor until the prior finds the segmentor's masks realistic.
+    """Tune an adaptor in front of any network until the prior finds its masks realistic.
 
     Args:
-        segmentor: Images to logits. It stays as it is: weights, statistics, mode and gradients.
-        adaptor: Images to images; it stays as it is, a copy is tuned.
-        prior: The loss, and the score that is reported.
-        images: All slices of the instance, on the networks' device.
-        config: Steps, step size, precision and what is kept.
-        enough: Mean score from which masks are left alone, where the number of steps is automatic.
+        segmentor: Images to logits. Of several outputs (deep supervision), in a list, tuple or
+            mapping or stacked, the first that is as large as the images counts. It stays as it is:
+            weights, statistics, mode, gradients.
+        prior: The loss, and the score that is reported. It judges slices, also those of patches.
+        images: All slices of the instance, for a network of slices; or patches, such as one whole
+            volume, for a network of volumes. On the networks' device, prepared for the segmentor.
+        config: Steps, step size, precision and what is kept; by default the paper's.
+        adaptor: Images to images. It stays as it is, a copy is tuned. By default a fresh one, which
+            starts as the identity.
+        activation: "softmax": a class each, the background first; "sigmoid": a structure each.
+        window: Height and width, or depth, height and width, that the segmentor is run at, if the
+            images are larger. Windows overlap; memory is that of one.
+        slices: Most slices or patches in one pass through the segmentor.
+        enough: Mean score from which masks are left alone, where the number of steps is automatic;
+            by default the prior's own, if it has one (see `fit_prior`).
 
     Returns:
-        Masks before and after. If a loss is not finite, those before, with a message.
+        Masks before and after, the background first. If a loss is not finite, those before, with a
+        message.
+
+    Raises:
+        ConfigError: Segmentor, prior and images do not fit each other, are on different devices, or
+            no gradient arrives at the adaptor; what came instead and the remedy are named.
+        InputError: The images are no stack of slices or volumes.
     """
-    ((_, adapted),) = adapt_all(segmentor, adaptor, prior, [images], config, enough=enough)
+    parts = fit_together(segmentor, prior, images, config, adaptor, activation, window)
+    mixed = resolve_precision(config.precision, images.device) != "32-true"
+    exact = parts.masks_of if mixed and config.batch_norm == "eval" else None
+    passes = Passes(parts.masks_of, parts.prior, config, slices, exact)
+    own = getattr(prior, "enough", None) if enough is None else enough
+    ((_, adapted),) = _side_by_side(passes, parts.adaptor, [images], own)
     return adapted
 
 
@@ -62,7 +87,7 @@ def adapt_all(
     """As `adapt`, for many instances; their results do not depend on their company.
 
     Args:
-        segmentor: As for `adapt`, as are the others.
+        segmentor: As for `adapt`, as are the others. The parts are known to fit.
         adaptor: Where every instance starts.
         prior: The loss.
         instances: Drawn when there is room for another.
@@ -76,9 +101,15 @@ def adapt_all(
     Yields:
         Number of an instance, from 0, and its result, as they finish.
     """
-    segmentor = copy.deepcopy(segmentor).requires_grad_(False)
-    segmentor.train(config.batch_norm == "train")
-    passes = Passes(segmentor, prior, config, slices, exact)
+    masks_of = Probabilities(borrow(segmentor, batch_norm=config.batch_norm))
+    passes = Passes(masks_of, prior, config, slices, Probabilities(exact) if exact else None)
+    return _side_by_side(passes, adaptor, instances, enough)
+
+
+def _side_by_side(
+    passes: Passes, adaptor: nn.Module, instances: Iterable[Images], enough: float | None
+) -> Iterator[tuple[int, Adapted]]:
+    """Tune an adaptor for each instance; those that share passes wait for each other's steps."""
     waiting = enumerate(instances)
     live: dict[int, Instance] = {}
     exhausted = False
@@ -88,7 +119,7 @@ def adapt_all(
             if images is None:
                 exhausted = True
             else:
-                live[number] = Instance(images, adaptor, config, enough)
+                live[number] = Instance(images, adaptor, passes.config, enough)
         _advance(passes, list(live.values()))
         for number in [number for number, instance in live.items() if instance.finished]:
             yield number, passes.result(live.pop(number))

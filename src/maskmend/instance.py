@@ -1,6 +1,7 @@
 """One instance on its way through adaptation, and what adaptation made of it.
 
-Axes: slice, channel or class, height, width.
+Axes: slice, channel or class, then space: height and width of slices, or depth, height and width of
+patches.
 """
 
 import copy
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from maskmend.augment import draw_augmentation
 from maskmend.config import AdaptationConfig
 
-Images = Float[Tensor, "slice channel height width"]
-Masks = Float[Tensor, "slice class height width"]
+Images = Float[Tensor, "slice channel *space"]
+Masks = Float[Tensor, "slice class *space"]
 
 _PLATEAU = 5
 """Steps in which an automatic run wants the lowest loss to fall by a hundredth."""

@@ -1,6 +1,6 @@
 """Passes of several instances through the frozen networks, and the precision they have.
 
-Axes: slice, channel or class, height, width.
+Axes: slice, channel or class, height, width; or patch, channel or class, depth, height, width.
 """
 
 import time
@@ -19,7 +19,7 @@ class Passes:
     """Passes of several instances through the frozen networks, no larger than memory allows.
 
     Args:
-        segmentor: Images to logits, in the mode that it is to have.
+        segmentor: Images to probabilities, in the mode that it is to have.
         prior: The loss.
         config: How to adapt.
         slices: Most slices in one pass; halved when memory runs out.
@@ -98,7 +98,7 @@ class Passes:
     @torch.no_grad()
     def _exactly(self, segmentor: nn.Module, adaptor: nn.Module, images: Images) -> Masks:
         parts = images.split(self.slices)
-        return torch.cat([segmentor(adaptor(part)).softmax(1) for part in parts])
+        return torch.cat([segmentor(adaptor(part)) for part in parts])
 
     def _pass_in_chunks(
         self, instances: Sequence[Instance], images: Sequence[Images], learn: bool
@@ -114,7 +114,7 @@ class Passes:
             with torch.set_grad_enabled(learn), self._autocast(images[0].device):
                 shown = torch.cat([part for _, part in chunk])
                 adapted = torch.cat([instances[number].adaptor(part) for number, part in chunk])
-                probabilities = self.segmentor(adapted).float().softmax(1)
+                probabilities = self.segmentor(adapted)
                 loss = _sums(self.prior(probabilities, shown), lengths, share)
                 if learn:
                     loss.sum().backward(
