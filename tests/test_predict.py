@@ -25,8 +25,9 @@ from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generato
 from maskmend.config import AdaptationConfig, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
+from maskmend.data.source import name_of
 from maskmend.errors import ConfigError, InputError
-from maskmend.files import SETTINGS, name_of, predict_files
+from maskmend.files import SETTINGS, predict_files
 from maskmend.frozen import frozen
 from maskmend.predict import Model, finish, load
 from maskmend.priors import DiscriminatorPrior

@@ -119,6 +119,7 @@ def predict(
     device: str | None = None,
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
+    dicom_seg: bool = False,
 ) -> int:
     """Segment images, the adaptor tuned on each patient; writes NAME_mask.nii.gz, predictions.csv.
 
@@ -127,7 +128,7 @@ def predict(
 
     Args:
         run: Run folder of a training.
-        images: NIfTI files.
+        images: NIfTI files, or folders of one DICOM series each (pip install 'maskmend[dicom]').
         out: Folder of the masks.
         method: paper tunes the adaptor, steps times; guarded tries several corrections and mends
             only where that promises enough. By default the run's.
@@ -141,7 +142,10 @@ def predict(
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
         engine: In this process, or by several workers on Ray (pip install 'maskmend[ray]').
         workers: How many on Ray. By default one a GPU, without GPUs one a core.
+        dicom_seg: Of DICOM series also write NAME_mask.dcm, a DICOM segmentation. It holds what the
+            series says of the patient; nothing else that is written does.
     """
+    from maskmend.data.source import shown
     from maskmend.files import check_names, finished_rows, predict_files
     from maskmend.predict import load
     from maskmend.progress import progress_bar
@@ -157,7 +161,15 @@ def predict(
         continual=continual,
     )
     check_names(images)
+    if dicom_seg:
+        from maskmend.segmentations import check_series, write_segmentations
+
+        check_series(images)
     console = Console(stderr=True)
+    for number, image in enumerate(images, start=1):
+        if (other := shown(image).name) not in (image.name, image.resolve().name):
+            line = f"image {number}: its folder tells who the patient is; called {other} instead"
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     if there := len(finished_rows(model, images, out, settings)):
         console.print(f"{out}: {there} of {len(images)} images are done already", soft_wrap=True)
     with progress_bar(console, "predicting", len(images)) as advance:
@@ -168,9 +180,16 @@ def predict(
                 console.print(row.message, soft_wrap=True, highlight=False, markup=False)
 
         rows = predict_files(model, images, out, settings, report, engine=engine, workers=workers)
+    failures: list[str] = []
+    if dicom_seg:
+        with progress_bar(console, "writing DICOM", len(images)) as advance:
+            structures = model.config.data.structures
+            failures = write_segmentations(images, out, structures, advance)
+    for line in failures:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     troubled = sum(row.status != "done" for row in rows)
     print(f"{out}: {len(rows) - troubled} of {len(rows)} images done")
-    return SOME_FAILED if troubled else DONE
+    return SOME_FAILED if troubled or failures else DONE
 
 
 @app.command

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from maskmend.config import AdaptationConfig
+from maskmend.data.source import name_of, shown
 from maskmend.errors import ConfigError
 from maskmend.predict import Model, load
 from maskmend.table import Row
@@ -101,8 +102,8 @@ def _hand_out(
 
 
 def _given_up(path: Path, reason: str) -> Row:
-    message = f"{path}: {_TRIES} workers died on it ({reason}); predict it alone to see why"
-    return Row(path.name.removesuffix(".gz").removesuffix(".nii"), "failed", message=message)
+    message = f"{shown(path)}: {_TRIES} workers died on it ({reason}); predict it alone to see why"
+    return Row(name_of(path), "failed", message=message)
 
 
 class _Worker:

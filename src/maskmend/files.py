@@ -6,7 +6,6 @@ a thread ahead      this thread             a thread behind
 
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from maskmend.checkpoint import write_atomically
 from maskmend.cluster import predict_on_ray
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import patient_of
+from maskmend.data.source import modified_ns, name_of, shown
 from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.instance import Adapted
 from maskmend.predict import Model
@@ -49,8 +49,9 @@ def predict_files(
 
     Args:
         model: The trained run.
-        images: NIfTI files. Files named as frames of one patient are adapted to together where the
-            instance is a patient; their order does not matter.
+        images: NIfTI files, or folders of one DICOM series each. Those named as frames of one
+            patient are adapted to together where the instance is a patient; their order does not
+            matter.
         out: Folder of the masks, made if need be.
         settings: How to adapt.
         report: Called with every row.
@@ -61,8 +62,8 @@ def predict_files(
         The rows, one an image.
 
     Raises:
-        ConfigError: Two images have the same name, so that their masks would collide; or Ray is
-            asked for and not installed, or cannot keep the order of a stream.
+        ConfigError: Two images have the same name, so that their masks would collide; or a package
+            is not installed that Ray or DICOM needs; or Ray cannot keep the order of a stream.
         InputError: The folder cannot be written.
     """
     if engine == "ray" and settings.continual:
@@ -82,7 +83,8 @@ def predict_files(
 
         def record(row: Row) -> None:
             if row.status == "failed":  # a mask of an earlier call would belie the row
-                (out / f"{row.image}_mask.nii.gz").unlink(missing_ok=True)
+                mask_file(out, row.image).unlink(missing_ok=True)
+                segmentation_file(out, row.image).unlink(missing_ok=True)
             write(row)
             report(row)
             rows.append(row)
@@ -113,10 +115,10 @@ def finished_rows(
     rows = {row.image: row for row in read_table(out / PREDICTIONS) if row.status != "failed"}
 
     def finished(path: Path) -> bool:
-        mask = out / f"{name_of(path)}_mask.nii.gz"
-        if name_of(path) not in rows or not (mask.is_file() and path.is_file()):
+        mask = mask_file(out, name_of(path))
+        if name_of(path) not in rows or not (mask.is_file() and path.exists()):
             return False
-        return mask.stat().st_mtime_ns >= path.stat().st_mtime_ns
+        return mask.stat().st_mtime_ns >= modified_ns(path)
 
     units = _by_patient(images) if settings.instance == "patient" else [[path] for path in images]
     return [rows[name_of(path)] for unit in units if all(map(finished, unit)) for path in unit]
@@ -223,7 +225,8 @@ def _write(
 def _save(prediction: Prediction, out: Path) -> Row:
     name = prediction.volume.name
     try:
-        prediction.save(out / f"{name}_mask.nii.gz")
+        prediction.save(mask_file(out, name))
+        segmentation_file(out, name).unlink(missing_ok=True)  # of an earlier mask
     except InputError as error:
         return Row(name, "failed", message=str(error))
     message = prediction.message
@@ -239,9 +242,14 @@ def _save(prediction: Prediction, out: Path) -> Row:
     )
 
 
-def name_of(path: Path) -> str:
-    """File name without .nii or .nii.gz, in letters of any case."""
-    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+def mask_file(out: Path, name: str) -> Path:
+    """The mask of an image, by its name, in a folder of masks."""
+    return out / f"{name}_mask.nii.gz"
+
+
+def segmentation_file(out: Path, name: str) -> Path:
+    """The same mask as a DICOM segmentation, where one was asked for."""
+    return out / f"{name}_mask.dcm"
 
 
 def _by_patient(images: Iterable[Path]) -> list[list[Path]]:
@@ -260,6 +268,7 @@ def check_names(images: Sequence[Path]) -> None:
         name = name_of(path)
         if name in paths:
             raise ConfigError(
-                f"{paths[name]} and {path} would both become {name}_mask.nii.gz; rename one"
+                f"{shown(paths[name])} and {shown(path)} would both become"
+                f" {mask_file(Path(), name)}; rename one"
             )
         paths[name] = path

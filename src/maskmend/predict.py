@@ -15,7 +15,8 @@ from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.corrections import corrections
 from maskmend.data.preprocess import grid_of, image_slices
-from maskmend.data.volume import Volume, read_image
+from maskmend.data.source import read_source
+from maskmend.data.volume import Volume
 from maskmend.errors import ConfigError
 from maskmend.frozen import frozen
 from maskmend.instance import Adapted
@@ -62,15 +63,15 @@ class Model:
             module.to(device).eval().requires_grad_(False)
 
     def predict(self, image: str | Path, **adaptation: Any) -> Prediction:
-        """Segment one image file, as an instance of its own.
+        """Segment one image, as an instance of its own.
 
         Args:
-            image: A NIfTI file.
+            image: A NIfTI file, or the folder of a DICOM series.
             **adaptation: Fields of `AdaptationConfig` that differ from the run's, such as steps=0.
 
         Raises:
             ConfigError: There is no such field, or its value is wrong.
-            InputError: The file cannot be used.
+            InputError: The image cannot be used.
         """
         return self.predict_patient([self.prepare(Path(image))], self.settings(**adaptation))[0]
 
@@ -86,7 +87,7 @@ class Model:
 
     def prepare(self, image: Path) -> Prepared:
         """Read an image and slice it; raises InputError if it cannot be used."""
-        return self.prepare_volume(read_image(image))
+        return self.prepare_volume(read_source(image))
 
     def prepare_volume(self, volume: Volume) -> Prepared:
         """Slice an image; raises InputError if it has no contrast."""

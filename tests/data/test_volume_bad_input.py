@@ -69,7 +69,7 @@ BAD_CONTENT = {
     "short text": (b"note", "not a NIfTI file"),
     "png": (PLAIN_PNG, "not a NIfTI file"),
     "gzipped text": (gzip.compress(b"these are my notes\n" * 40), "not a NIfTI file"),
-    "dicom": (bytes(128) + b"DICM" + bytes(400), "dcm2niix"),
+    "dicom": (bytes(128) + b"DICM" + bytes(400), "name the folder of the series"),
     "wrong magic": (content_of(magic=b"nii"), "not a NIfTI file"),
     "header of a pair": (content_of(magic=b"ni1"), ".hdr/.img pair"),
     "truncated header": (content_of()[:200], "200 bytes"),

@@ -23,7 +23,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ from rich.console import Console
 
 from maskmend.data import folder
 from maskmend.data.cohort import Cohort
+from maskmend.data.stack import Slice, affine_of, in_order, read_slice
 from maskmend.errors import InputError
 from maskmend.progress import progress_bar
 
@@ -43,14 +44,10 @@ EXPECTED = "DET0000101/DET0000101_SA1_ph0.dcm with its .png"
 CONVERTED = "maskmend_nifti"
 """The folder that `load` converts into."""
 
-SLICE_TOLERANCE_MM = 1.0
-"""How far a slice may lie from its place on the regular grid that a NIfTI volume is."""
-
 _SLICE = re.compile(
     r"(?P<patient>.+)_SA(?P<slice>\d+)_ph(?P<phase>\d+)\.(?P<kind>dcm|png)", re.IGNORECASE
 )
 _DEPTHS = ("*", "*/*", "*/*/*", "*/*/*/*")  # e.g. Training/masks/DET0000101/DET0000101_SA1_ph0.png
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM points left and posterior, NIfTI opposite
 
 
 class _Frame(NamedTuple):
@@ -62,18 +59,6 @@ class _Frame(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.patient}_frame{self.phase:02d}"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Slice:
-    """One DICOM image; x runs along its rows and y along its columns, as in DICOM."""
-
-    path: Path
-    pixels: np.ndarray  # [x, y]
-    x_mm: np.ndarray  # [3], LPS: the step to the next x
-    y_mm: np.ndarray  # [3], LPS: the step to the next y
-    origin_mm: np.ndarray  # [3], LPS: the centre of pixel 0, 0
-    thickness_mm: float
 
 
 def fits(root: Path) -> bool:
@@ -191,15 +176,12 @@ def _convert_frame(
             f"{next(iter(images.values()))}: no mask of {frame.name} has the slice number of an "
             "image; check that image and mask files have the same names"
         )
-    slices = {number: _read_slice(images[number]) for number in numbers}
     # Slices are numbered from base to apex or the other way round: their positions decide.
-    first = slices[numbers[0]]
-    normal = np.cross(first.x_mm, first.y_mm)
-    numbers.sort(key=lambda number: float(slices[number].origin_mm @ normal))
-    stack = [slices[number] for number in numbers]
-    affine = _affine(stack)
+    stack = in_order([read_slice(images[number]) for number in numbers])
+    affine = affine_of(stack)
     if masks:
-        labels = [_read_mask(masks[number], slices[number]) for number in numbers]
+        mask_of = {images[number]: masks[number] for number in numbers}
+        labels = [_read_mask(mask_of[each.path], each) for each in stack]
         _write(out / "masks" / f"{frame.name}.nii.gz", np.stack(labels, axis=-1), affine)
     # The image last: a frame that was interrupted is found unfinished and done again.
     pixels = np.stack([each.pixels for each in stack], axis=-1)
@@ -207,41 +189,7 @@ def _convert_frame(
     _write(images_folder / f"{frame.name}.nii.gz", pixels, affine)
 
 
-def _read_slice(path: Path) -> _Slice:
-    import pydicom
-
-    try:
-        dicom = pydicom.dcmread(path)
-        row_mm, column_mm = (float(mm) for mm in dicom.PixelSpacing)  # between rows, columns
-        along_row, along_column = np.reshape(
-            np.asarray(dicom.ImageOrientationPatient, float), (2, 3)
-        )
-        origin_mm = np.asarray(dicom.ImagePositionPatient, float).reshape(3)
-        thickness_mm = dicom.get("SpacingBetweenSlices") or dicom.get("SliceThickness") or 1
-        pixels = dicom.pixel_array.astype(np.float32)
-        if pixels.ndim != 2:
-            raise ValueError(f"shape {pixels.shape}, expected one greyscale slice")
-        # A tag may be there and be empty, which pydicom reads as None.
-        slope, intercept = (
-            default if (value := dicom.get(tag)) is None else float(value)
-            for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
-        )
-    except Exception as error:  # whatever a damaged file makes of pydicom and its decoders
-        raise InputError(
-            f"{path}: is no usable DICOM image ({' '.join(str(error).split())}); "
-            "download it again or move it away"
-        ) from error
-    return _Slice(
-        path=path,
-        pixels=pixels.T * np.float32(slope) + np.float32(intercept),
-        x_mm=along_row * column_mm,
-        y_mm=along_column * row_mm,
-        origin_mm=origin_mm,
-        thickness_mm=float(thickness_mm),
-    )
-
-
-def _read_mask(path: Path, image: _Slice) -> np.ndarray:
+def _read_mask(path: Path, image: Slice) -> np.ndarray:
     """Labels [x, y]: 1 where the PNG is nearer to white than to black."""
     from PIL import Image
 
@@ -260,41 +208,6 @@ def _read_mask(path: Path, image: _Slice) -> np.ndarray:
             f"{image.path.name}; check that mask and image belong together"
         )
     return labels
-
-
-def _affine(stack: list[_Slice]) -> np.ndarray:
-    """Voxel index -> mm, in NIfTI's RAS, of slices in the order of their positions."""
-    first, last = stack[0], stack[-1]
-    if len(stack) > 1:
-        # Not the normal: stacks may be sheared, when the patient's table or breath has moved.
-        step_mm = (last.origin_mm - first.origin_mm) / (len(stack) - 1)
-    else:
-        normal = np.cross(first.x_mm, first.y_mm)
-        step_mm = normal / np.linalg.norm(normal) * first.thickness_mm
-    corner = np.array(first.pixels.shape) - 1
-    for index, each in enumerate(stack):
-        if each.pixels.shape != first.pixels.shape:
-            raise InputError(
-                f"{each.path}: has {each.pixels.shape} pixels, expected the {first.pixels.shape} "
-                f"of {first.path.name}; move this frame away"
-            )
-        # A grid that is right at the first pixel may still be turned: look at the last one, too.
-        first_pixel_mm = each.origin_mm - (first.origin_mm + index * step_mm)
-        turned_mm = np.stack([each.x_mm - first.x_mm, each.y_mm - first.y_mm], axis=1) @ corner
-        off_mm = np.linalg.norm([first_pixel_mm, first_pixel_mm + turned_mm], axis=1).max()
-        if not off_mm <= SLICE_TOLERANCE_MM:  # so NaN is caught as well
-            raise InputError(
-                f"{each.path}: lies {off_mm:.3g} mm off the grid of its stack, expected parallel "
-                "slices at equal distances; look for a missing slice or move this frame away"
-            )
-    lps = np.eye(4)
-    lps[:3] = np.column_stack([first.x_mm, first.y_mm, step_mm, first.origin_mm])
-    if not abs(np.linalg.det(lps)) > 1e-6:  # mm3 a voxel
-        raise InputError(
-            f"{first.path}: its stack has no volume, expected slices at different places and "
-            "pixels of some size; move this frame away"
-        )
-    return _RAS_FROM_LPS @ lps
 
 
 def _write(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:

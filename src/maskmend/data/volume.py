@@ -49,6 +49,9 @@ _STORED_TYPES = {  # by the header's datatype code
 }
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, millimetre, micrometre; unset means mm
 _COPY_AGAIN = "copy or download it again"
+_NOT_FINITE = (
+    "holds a voxel of {:g}, expected finite float32 numbers; replace NaN, infinite and huge voxels"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +59,7 @@ class Volume:
     """One image or mask with its place in space."""
 
     path: Path
-    """The file."""
+    """The file, or for messages alone the folder of a DICOM series (see `dicom.py`)."""
 
     voxels: np.ndarray
     """Array [x, y, z] as stored, a 2D file as [x, y, 1]; images float32, masks uint8 labels."""
@@ -66,6 +69,9 @@ class Volume:
 
     header: Header
     """The file's header, untouched; header extensions (often private tags) are not read."""
+
+    sources: tuple[Path, ...] = ()
+    """Of a DICOM series: the file of each z."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -98,12 +104,21 @@ def read_image(path: Path) -> Volume:
     path = Path(path)
     with _naming(path):
         image = _read(path, np.dtype(np.float32), _as_intensities)
-        if image.voxels.min() == image.voxels.max():
+    check_intensities(path, image.voxels)
+    return image
+
+
+def check_intensities(path: Path, voxels: np.ndarray) -> None:
+    """Make sure that an image is finite and not constant; raises InputError."""
+    low, high = float(voxels.min()), float(voxels.max())
+    with _naming(path):
+        if not math.isfinite(high - low):
+            raise _UnusableError(_NOT_FINITE.format(high if math.isfinite(low) else low))
+        if low == high:
             raise _UnusableError(
-                f"every voxel is {image.voxels.flat[0]:g}, expected an image with contrast; "
+                f"every voxel is {low:g}, expected an image with contrast; "
                 "check that this is the image and that it was exported completely"
             )
-    return image
 
 
 def read_mask(
@@ -257,7 +272,7 @@ def _read(path: Path, dtype: np.dtype, convert: Callable[[np.ndarray], np.ndarra
     if _suffix(path) is None:
         raise _UnusableError(
             "is not a NIfTI file by its name, expected .nii or .nii.gz; "
-            "convert it (DICOM: dcm2niix) or correct the name"
+            "convert it (of DICOM name the folder of the series) or correct the name"
         )
     with path.open("rb") as file:
         # Content decides, not the suffix: gzipped .nii files are common.
@@ -297,7 +312,7 @@ def _read_header(stream: BinaryIO) -> Header:
                 return header
     raise _UnusableError(
         "is not a NIfTI file by its content, expected NIfTI-1 or NIfTI-2; "
-        "convert the original (DICOM: dcm2niix)"
+        "convert the original (of DICOM name the folder of the series)"
     )
 
 
@@ -426,10 +441,7 @@ def _as_intensities(values: np.ndarray) -> np.ndarray:
     intensities = values.astype(np.float32)
     finite = np.isfinite(intensities)
     if not finite.all():
-        raise _UnusableError(
-            f"holds a voxel of {values[~finite][0]:g}, expected finite float32 numbers; "
-            "replace NaN, infinite and huge voxels"
-        )
+        raise _UnusableError(_NOT_FINITE.format(values[~finite][0]))
     return intensities
 
 
