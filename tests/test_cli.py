@@ -48,7 +48,7 @@ SHIPPED = sorted(
         *Path(str(files("maskmend"))).glob("configs/*.yaml"),
     ]
 )
-VERBS = ("demo", "train", "predict", "evaluate", "config")
+VERBS = ("demo", "train", "calibrate", "predict", "evaluate", "config", "doctor", "completion")
 HEAVY = ("torch", "monai", "lightning_fabric", "pandas", "scipy", "matplotlib", "nibabel")
 TINY = tiny(
     training={
@@ -196,6 +196,9 @@ def test_version(capsys):
         (("evaluate", "--predictions", "p", "--out", "o"), "--references"),
         (("train", "c.yaml", "--data", "d", "--out", "o", "--accelerator", "abacus"), "abacus"),
         (("config", "missing.yaml"), "missing.yaml: no such configuration file"),
+        (("config", "."), ".: cannot be read (Is a directory)"),
+        (("calibrate", "run", "--data", "d", "--draws", "0"), "--draws"),
+        (("completion", "tcsh"), '"bash"'),
         (("train", "missing.yaml", "--data", "d", "--out", "o"), "no such configuration file"),
     ],
 )
@@ -446,7 +449,7 @@ def test_a_stopped_predict_keeps_what_is_finished(failing, run, images, tmp_path
     status, lines = failing(*predict_arguments(run, images, tmp_path))
     assert status == 130
     assert len(lines) == 1
-    assert "what is written stays" in lines[0]
+    assert "the same command goes on with the images that are left" in lines[0]
     assert list(statuses(tmp_path).values()) == ["done", "done"]
     assert len(masks(tmp_path)) == 2
     assert (tmp_path / "settings.json").exists()
@@ -479,6 +482,14 @@ def test_a_spoilt_run_is_named(failing, own_run, images, tmp_path, name, spoil, 
     assert lines[0].startswith(f"maskmend: {own_run / name}: ")
     assert complaint in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, truncate])
+def test_a_run_without_its_split_is_not_calibrated(failing, own_run, hearts, spoil):
+    spoil(own_run / SPLIT)
+    status, lines = failing("calibrate", own_run, "--data", hearts, "--device", "cpu")
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"maskmend: {own_run / SPLIT}: missing or damaged; copy it from")
 
 
 def test_no_run(failing, images, tmp_path):
@@ -665,7 +676,7 @@ def test_training_goes_on_after_a_stop(failing, hearts, config_file, tmp_path, m
     status, lines = failing(*arguments)
     monkeypatch.undo()
     assert status == 130
-    assert lines[-1].startswith("maskmend: stopped; what is written stays")
+    assert lines[-1].startswith("maskmend: stopped; all files are whole, and the same command goes")
     assert_goes_on(failing, arguments, tmp_path, hearts, config_file)
 
 

@@ -11,7 +11,15 @@ def test_a_given_precision_stays(precision):
     assert resolve_precision(precision, torch.device("cpu")) == precision
 
 
-@pytest.mark.parametrize(("units", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_an_automatic_precision_is_what_the_hardware_has(monkeypatch, units, precision):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
+@pytest.mark.parametrize(
+    ("tiles", "vectors", "precision"),
+    [
+        (True, False, "bf16-mixed"),
+        (False, True, "bf16-mixed"),
+        (False, False, "32-true"),
+    ],
+)
+def test_an_automatic_precision_is_what_the_hardware_has(monkeypatch, tiles, vectors, precision):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
     assert resolve_precision("auto", torch.device("cpu")) == precision

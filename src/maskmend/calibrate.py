@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from maskmend.calibration import Calibration, Trial, calibrate, check_enough, fit
-from maskmend.checkpoint import CALIBRATION, SPLIT, write_atomically
+from maskmend.checkpoint import CALIBRATION, read_split, write_atomically
 from maskmend.config import DegradationConfig
 from maskmend.corrections import quantiles
 from maskmend.data.cohort import Case
@@ -42,10 +42,10 @@ def calibrate_run(
     Raises:
         InputError: A patient of the run is not in the data, a file cannot be used, or there are
             fewer than two validation patients.
-        RunError: The folder is no run.
+        RunError: The folder is no run, or not whole.
     """
     model = load(run, device)
-    split = json.loads((run / SPLIT).read_text())
+    split = read_split(run)
     check_enough(split["validation"])
     cases = find_cohort(data, model.config.data.layout).cases
 

@@ -176,6 +176,17 @@ def load_run(run: Path) -> tuple[Config, Networks]:
     return config, networks
 
 
+def read_split(run: Path) -> dict[str, list[str]]:
+    """Use -> patients of a run; raises RunError if its file is missing or damaged."""
+    try:
+        split: dict[str, list[str]] = json.loads((run / SPLIT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{run / SPLIT}: missing or damaged; copy it from where {run} was trained"
+        ) from error
+    return split
+
+
 def validation_realism(run: Path) -> float | None:
     """Mean score of the validation patients' predictions under the run's weights, if it is known.
 

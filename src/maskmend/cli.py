@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import Annotated, Literal, TextIO
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 from rich.console import Console
 
 from maskmend.errors import ConfigError, MaskmendError
-
-if TYPE_CHECKING:
-    pass
 
 app = App(
     name="maskmend",
@@ -25,8 +22,19 @@ app = App(
 )
 Out = Annotated[Path, Parameter(name="--out")]
 Data = Annotated[Path, Parameter(name="--data")]
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
-DONE, SOME_FAILED, WRONG_CALL = 0, 1, 2
+DONE, SOME_FAILED, WRONG_CALL, STOPPED = 0, 1, 2, 130
+
+_SAME = "all files are whole, and the same command goes on"
+_GOES_ON = {
+    "train": f"{_SAME} at the last look at the validation patients",
+    "predict": f"{_SAME} with the images that are left",
+    "demo": f"{_SAME} where it was",
+    "calibrate": "the run is as it was, and the same command starts again",
+    "evaluate": "no scores were written, and the same command starts again",
+}
+"""After Ctrl-C, by verb."""
 
 
 @app.command
@@ -51,8 +59,8 @@ def train(
     out: Out,
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     accelerator: Literal["auto", "cpu", "cuda"] = "auto",
-    devices: int = 1,
-    num_nodes: int = 1,
+    devices: Count = 1,
+    num_nodes: Count = 1,
 ) -> int:
     """Train a segmentor and its mask discriminator; goes on by itself where a run stopped.
 
@@ -81,7 +89,7 @@ def train(
 
 
 @app.command
-def calibrate(run: Path, *, data: Data, draws: int = 5, device: str | None = None) -> int:
+def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = None) -> int:
     """Learn from the validation patients how far a run's masks can be trusted.
 
     Needed once, for predict --method guarded; a training whose configuration asks for that method
@@ -118,7 +126,7 @@ def predict(
     continual: bool | None = None,
     device: str | None = None,
     engine: Literal["local", "ray"] = "local",
-    workers: int | None = None,
+    workers: Count | None = None,
     dicom_seg: bool = False,
 ) -> int:
     """Segment images, the adaptor tuned on each patient; writes NAME_mask.nii.gz, predictions.csv.
@@ -232,10 +240,48 @@ def config(path: Path | None = None, /) -> int:
     return DONE
 
 
+@app.command
+def doctor(*, out: Out = Path()) -> int:
+    """Tell what this machine has, what would be slow on it, and the remedy.
+
+    Args:
+        out: Where results would be written; must be there.
+    """
+    from maskmend.doctor import examine, table
+
+    if not out.is_dir():
+        raise ConfigError(f"{out}: is no folder; name one that is there")
+    Console().print(table(examine(out)), markup=False)
+    return DONE
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /, *, install: bool = False) -> int:
+    """Print what lets a shell complete verbs, options and files on Tab.
+
+    Args:
+        shell: The shell.
+        install: Put it where the shell finds it instead, with a line in its startup file.
+    """
+    if install:
+        try:
+            where = app.install_completion(shell=shell)
+        except OSError as error:
+            raise ConfigError(
+                f"{error.filename}: cannot be written ({error.strerror}); print the script without"
+                " --install and put it elsewhere"
+            ) from error
+        print(f"{where}: written; it works in new shells")
+    else:
+        print(app.generate_completion(shell=shell))
+    return DONE
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status.
 
-    0 done; 1 some inputs failed, each named, the others done; 2 the call itself was wrong.
+    0 done; 1 some inputs failed, each named, the others done; 2 the call itself was wrong; 130
+    stopped by Ctrl-C.
     """
     # Before torch is imported: its threads wait for each other by spinning, which on a machine that
     # has other work makes a step many times slower; a short spin costs little on an idle one.
@@ -255,11 +301,9 @@ def main(arguments: list[str] | None = None) -> None:
         _say(f"maskmend: {error}", file=sys.stderr)
         status = WRONG_CALL if isinstance(error, ConfigError) else SOME_FAILED
     except KeyboardInterrupt:
-        print(
-            "maskmend: stopped; what is written stays, and training goes on from there",
-            file=sys.stderr,
-        )
-        status = 130
+        how = _GOES_ON.get(tokens[0], "all files are whole, and the same command starts again")
+        _say(f"maskmend: stopped; {how}", file=sys.stderr)
+        status = STOPPED
     except CycloptsError as error:
         if debug:
             raise

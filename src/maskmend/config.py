@@ -438,10 +438,18 @@ def read_config(path: Path, overrides: Sequence[str] = (), *, kind: Any = Config
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path}: no such configuration file; check the path, or print one by maskmend config"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); name a YAML file that can be"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as YAML: {reason}") from error
+        raise ConfigError(
+            f"{path}: cannot be read as YAML: {reason}; compare with maskmend config"
+        ) from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections with fields, got {type(tree).__name__}")

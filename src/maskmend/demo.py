@@ -1,6 +1,5 @@
 """The whole system on procedural hearts: train, predict, adapt, evaluate, show."""
 
-import json
 from importlib import resources
 from pathlib import Path
 
@@ -8,12 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from maskmend.before_after import before_and_after, examples
+from maskmend.checkpoint import read_split
 from maskmend.config import read_config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import SCANNER_A, SCANNER_B, write_cohort
 from maskmend.evaluate.figures import contact_sheet
 from maskmend.evaluate.scores import MEAN, Evaluation
 from maskmend.predict import load
+from maskmend.progress import progress_bar
 from maskmend.train import train
 
 PATIENTS = 30
@@ -39,12 +40,14 @@ def run_demo(out: Path, *, seed: int, console: Console) -> Path:
         config = read_config(path, [f"seed={seed}"])
     console.print(f"drawing {PATIENTS} hearts, as two scanners see them")
     for name, scanner in COHORTS.items():
-        if not (out / "hearts" / name / "patients.csv").exists():
-            write_cohort(out / "hearts" / name, patients=PATIENTS, seed=seed, scanner=scanner)
+        hearts = out / "hearts" / name
+        if not (hearts / "patients.csv").exists():
+            with progress_bar(console, f"drawing, {name}", PATIENTS) as advance:
+                write_cohort(hearts, patients=PATIENTS, seed=seed, scanner=scanner, advance=advance)
     console.print("training the segmentor and its mask discriminator on the first")
     train(config, out / "hearts" / "in-domain", out / "run", console=console)
     model = load(out / "run")
-    tested = json.loads((out / "run" / "split.json").read_text())["test"][:TESTED]
+    tested = read_split(out / "run")["test"][:TESTED]
     evaluations, rows = {}, []
     for name in COHORTS:
         cohort = find_cohort(out / "hearts" / name)

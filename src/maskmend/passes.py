@@ -163,7 +163,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         has_units = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_units = torch.cpu._is_amx_tile_supported()
+        # Tiles, or dot products of vectors, which make a step 1.9 times as fast (benchmarks/).
+        has_units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16-mixed" if has_units else "32-true"
 
 

@@ -6,9 +6,7 @@ the name, number and dates of the patient, taken from the series. Its file name 
 Writing it needs more packages: pip install "maskmend[dicom]".
 """
 
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from maskmend.data.stack import quiet
-from maskmend.data.volume import Volume
+from maskmend.data.volume import Volume, appearing_whole
 from maskmend.errors import ConfigError, InputError
 
 _KNOWN = {"RV": "RightVentricle", "LV": "LeftVentricle", "MYO": "LeftVentricleMyocardium"}
@@ -52,9 +50,8 @@ def write_segmentation(
     segments = np.zeros(labels.shape, np.uint8)
     for number, label in enumerate(sorted(structures), start=1):
         segments[labels == label] = number
-    temporary = path.with_name(f".maskmend-{secrets.token_hex(8)}.tmp")
     try:
-        with quiet():
+        with quiet(), appearing_whole(path) as temporary:
             headers = [pydicom.dcmread(one, stop_before_pixels=True) for one in like.sources]
             segmentation = hd.seg.Segmentation(
                 source_images=headers,
@@ -75,20 +72,13 @@ def write_segmentation(
                 series_description="Maskmend, not for clinical use",
             )
             segmentation.save_as(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose"
-            " another folder"
-        ) from None
+    except InputError:
+        raise
     except Exception:  # whatever lacking headers make of highdicom; its message may quote them
         raise InputError(
             f"{path}: cannot be written, the headers of the series lack what a segmentation must"
             " repeat; predict without --dicom-seg"
         ) from None
-    finally:
-        with suppress(OSError):  # after success it is gone already
-            temporary.unlink()
 
 
 def _describe(number: int, structure: str) -> Any:

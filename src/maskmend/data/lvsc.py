@@ -19,22 +19,20 @@ Reading DICOM and PNG needs two more packages: pip install "maskmend[lvsc]".
 """
 
 import re
-import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 from rich.console import Console
 
 from maskmend.data import folder
 from maskmend.data.cohort import Cohort
 from maskmend.data.stack import Slice, affine_of, in_order, read_slice
+from maskmend.data.volume import write_image
 from maskmend.errors import InputError
 from maskmend.progress import progress_bar
 
@@ -211,18 +209,12 @@ def _read_mask(path: Path, image: Slice) -> np.ndarray:
 
 
 def _write(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
-    volume = nib.Nifti1Image(voxels, affine)
-    volume.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{secrets.token_hex(8)}.nii.gz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        volume.to_filename(temporary)
-        temporary.replace(path)
-    except OSError as error:
+        write_image(path, voxels, affine)
+    except (OSError, InputError) as error:
+        reason = getattr(error.__cause__ or error, "strerror", error)
         raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); convert into a folder of your "
-            "own with maskmend.data.lvsc.convert(ROOT, OUT) and use OUT as the data"
+            f"{path}: cannot be written ({reason}); convert into a folder of your own with"
+            " maskmend.data.lvsc.convert(ROOT, OUT) and use OUT as the data"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

@@ -8,15 +8,17 @@ its own number alone, so that a larger cohort begins with the patients of a smal
 """
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from maskmend.data.anatomy import HeartParameters, Plan, draw_heart
 from maskmend.data.painting import paint
 from maskmend.data.scanner import SCANNER_A, SCANNER_B, Scanner, acquire
+from maskmend.data.volume import appearing_whole, write_image
+from maskmend.errors import InputError
 
 __all__ = ["SCANNER_A", "SCANNER_B", "Scanner", "draw_heart", "render", "write_cohort"]
 
@@ -58,6 +60,7 @@ def write_cohort(
     size: int = 112,
     spacing_mm: float = 2.7,
     first_patient: int = 0,
+    advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Write procedural hearts in the layout of `maskmend.data.folder`.
 
@@ -72,9 +75,18 @@ def write_cohort(
         size: Columns and rows of a slice.
         spacing_mm: Mean pixel size; patients differ by up to 5%.
         first_patient: Number of the first patient.
+        advance: Called after every patient.
+
+    Raises:
+        InputError: The folder cannot be written.
     """
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in ("images", "masks"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{root}: cannot be made ({error.strerror}); choose another folder"
+        ) from error
     rows = []
     for number in range(first_patient, first_patient + patients):
         patient = f"heart{number:03d}"
@@ -86,10 +98,14 @@ def write_cohort(
             name = f"{patient}_frame{_FRAMES[phase]:02d}"
             rng = np.random.default_rng([seed, number, _FRAMES[phase]])
             image, labels = render(heart, scanner, rng, size=size, spacing_mm=spacing_mm)
-            _write(root / "images" / f"{name}.nii.gz", image, affine)
-            _write(root / "masks" / f"{name}.nii.gz", labels, affine)
+            write_image(root / "images" / f"{name}.nii.gz", image, affine)
+            write_image(root / "masks" / f"{name}.nii.gz", labels, affine)
             rows.append((name, patient, phase))
-    with (root / "patients.csv").open("w", encoding="utf-8", newline="") as file:
+        advance()
+    with (
+        appearing_whole(root / "patients.csv") as temporary,  # the last: the cohort is whole
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         csv.writer(file).writerows([("name", "patient", "phase"), *rows])
 
 
@@ -102,11 +118,3 @@ def _affine(plan: Plan, size: int, spacing_mm: float) -> np.ndarray:
     affine[:3, :3] = rotation @ to_world @ np.diag([pixel_mm, pixel_mm, plan.slice_mm])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array([size, size, plan.slices]) - 1) / 2)
     return affine
-
-
-def _write(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
-    volume = nib.Nifti1Image(voxels, affine)
-    volume.header.set_xyzt_units("mm")
-    volume.set_qform(affine, code="scanner")
-    volume.set_sform(affine, code="scanner")
-    nib.save(volume, path)

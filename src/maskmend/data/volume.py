@@ -178,15 +178,40 @@ def write_mask(path: Path, labels: np.ndarray, like: Volume) -> None:
         raise InputError(_line(f"{path}: is not the name of a mask file; end it in .nii.gz"))
     header = _mask_header(like.header)
     voxels = _checked_labels(labels, like)
-    temporary = path.with_name(f".maskmend-{secrets.token_hex(8)}.tmp")
+    with (
+        appearing_whole(path) as temporary,
+        temporary.open("xb") as file,
+        # No name and no time in the gzip header: equal masks give equal bytes.
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream,
+    ):
+        stream.write(header.binaryblock + bytes(4))  # 4 zeros: no header extensions
+        stream.write(voxels.tobytes(order="F"))
+
+
+def write_image(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    """Write voxels [x, y, z], in their own type, with an affine (voxel index -> mm).
+
+    Raises:
+        InputError: As for `write_mask`.
+    """
+    volume = nib.Nifti1Image(voxels, affine)
+    volume.header.set_xyzt_units("mm")
+    volume.set_qform(affine, code="scanner")
+    volume.set_sform(affine, code="scanner")
+    with appearing_whole(path) as temporary:
+        volume.to_filename(temporary)
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`, which takes its name at the end and not before.
+
+    Raises:
+        InputError: Neither can be written.
+    """
+    temporary = path.with_name(f".maskmend-{secrets.token_hex(8)}{_suffix(path) or '.tmp'}")
     try:
-        with (
-            temporary.open("xb") as file,
-            # No name and no time in the gzip header: equal masks give equal bytes.
-            gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream,
-        ):
-            stream.write(header.binaryblock + bytes(4))  # 4 zeros: no header extensions
-            stream.write(voxels.tobytes(order="F"))
+        yield temporary
         temporary.replace(path)
     except OSError as error:
         remedy = (

@@ -1,8 +1,6 @@
 """Pictures of masks beside their images, for the report and the documentation."""
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from maskmend.data.volume import appearing_whole
 
 HEART = {1: "RV", 2: "MYO", 3: "LV"}
 """The structures of a heart, labelled as in ACDC."""
@@ -56,6 +56,7 @@ def contact_sheet(
     Raises:
         ValueError: There are no rows, arrays of a row differ in shape, or there are more structures
             than colours.
+        InputError: The file cannot be written.
     """
     _check(rows, structures)
     figure = Figure(
@@ -76,13 +77,8 @@ def contact_sheet(
         fontsize=9,
         frameon=False,
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with appearing_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):  # gone after success
-            temporary.unlink()
 
 
 def _draw(row: Row, axes: Sequence[Axes], colours: Mapping[int, str]) -> None:
