@@ -1,26 +1,48 @@
 """The methods that are compared, all from the slices of one volume to what was made of it.
 
+    python -m experiments.shift.methods RUN ... --data ACDC    # train what some of them need
+
 Axes: slice, channel or class, height, width.
 """
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from cyclopts import App
 from jaxtyping import Float
+from rich.console import Console
 from torch import Tensor
 
 from maskmend.components import clean, one_hot
+from maskmend.denoiser import DENOISER
+from maskmend.denoiser_training import train_denoiser
 from maskmend.entropy import minimise_entropy
 from maskmend.instance import Adapted
 from maskmend.passes import resolve_precision
 from maskmend.predict import Model
+from maskmend.rotation import ROTATION, learn_rotations, read_rotation_head, train_rotation_head
 from maskmend.ways import Way
 
 Images = Float[Tensor, "slice channel height width"]
 Masks = Float[Tensor, "slice class height width"]
 Method = Callable[[Images], Adapted]
 """Slices of one volume, on the model's device, to masks before and after."""
+
+app = App(help=__doc__, help_format="plaintext")
+
+
+@app.default
+def main(*runs: Path, data: Path) -> None:
+    """Prepare runs.
+
+    Args:
+        runs: Their folders.
+        data: What they were trained on.
+    """
+    for run in runs:
+        prepare(run, data, Console())
 
 
 def _none(model: Model) -> Method:
@@ -55,15 +77,29 @@ def _batch_norm(model: Model) -> Method:
 
 def _entropy(model: Model) -> Method:
     """TENT (Wang et al. 2021)."""
-    networks, precision = model.networks, model.settings().precision
-    mixed = resolve_precision(precision, model.device) == "bf16-mixed"
+    networks, autocast = model.networks, _autocast(model)
 
     def segment(images: Images) -> Masks:
-        return minimise_entropy(
-            networks.segmentor,
-            networks.adaptor,
-            images,
-            autocast=lambda: torch.autocast(images.device.type, torch.bfloat16, enabled=mixed),
+        return minimise_entropy(networks.segmentor, networks.adaptor, images, autocast=autocast)
+
+    return _made(model, segment)
+
+
+def _dae(model: Model) -> Method:
+    """Denoising autoencoder as prior, with as many steps as the paper's (Karani et al. 2021)."""
+    settings = model.settings(prior="denoiser", steps=50)
+    return lambda images: model.follow(images, settings)
+
+
+def _rotation(model: Model) -> Method:
+    """Rotation as auxiliary task (Sun et al. 2020)."""
+    assert model.run is not None
+    head = read_rotation_head(model.run).to(model.device)
+    networks, autocast = model.networks, _autocast(model)
+
+    def segment(images: Images) -> Masks:
+        return learn_rotations(
+            networks.segmentor, networks.adaptor, head, images, autocast=autocast
         )
 
     return _made(model, segment)
@@ -83,13 +119,29 @@ METHODS: dict[str, Callable[[Model], Method]] = {
     "histogram": _histogram,
     "batch_norm": _batch_norm,
     "entropy": _entropy,
+    "rotation": _rotation,
+    "dae": _dae,
     "paper": _paper,
     "ours": _ours,
 }
 
 
+NEEDS: dict[str, tuple[str, Callable[..., object]]] = {
+    "rotation": (ROTATION, train_rotation_head),
+    "dae": (DENOISER, train_denoiser),
+}
+"""Networks that a method needs beside the run's own: file in the run folder, and what trains it."""
+
+
+def prepare(run: Path, data: Path, console: Console) -> None:
+    """Train, once, what the methods need of a run; it is kept in the run folder."""
+    for file, train in NEEDS.values():
+        if not (run / file).exists():
+            train(run, data, console=console)
+
+
 def method_of(name: str, model: Model) -> Method:
-    """A method for a calibrated run."""
+    """A method for a calibrated run; a RunError says so if `prepare` must be called first."""
     return METHODS[name](model)
 
 
@@ -97,6 +149,12 @@ def _adapt(model: Model, images: Images, steps: int) -> Adapted:
     settings = model.settings(method="paper", steps=steps)
     ((_, adapted),) = model.adapt([images], settings)
     return adapted
+
+
+def _autocast(model: Model) -> Callable[[], torch.autocast]:
+    precision, kind = model.settings().precision, model.device.type
+    mixed = resolve_precision(precision, model.device) == "bf16-mixed"
+    return lambda: torch.autocast(kind, torch.bfloat16, enabled=mixed)
 
 
 def _way(model: Model, name: str) -> Way:
@@ -125,3 +183,7 @@ def _made(model: Model, segment: Callable[[Images], Masks]) -> Method:
         )
 
     return method
+
+
+if __name__ == "__main__":
+    app()

@@ -120,7 +120,7 @@ def predict(
     out: Out,
     method: Literal["paper", "guarded"] | None = None,
     steps: int | Literal["auto"] | None = None,
-    prior: Literal["discriminator", "entropy"] | None = None,
+    prior: Literal["discriminator", "entropy", "denoiser"] | None = None,
     instance: Literal["patient", "slice"] | None = None,
     learning_rate: float | None = None,
     continual: bool | None = None,

@@ -295,8 +295,9 @@ class AdaptationConfig:
     enough; of the other fields only draws and precision count then."""
     draws: int = Field(default=5, ge=0)
     """Degraded copies of each validation image that "guarded" learns to predict Dice from."""
-    prior: Literal["discriminator", "entropy"] = "discriminator"
-    """What judges the predicted masks."""
+    prior: Literal["discriminator", "entropy", "denoiser"] = "discriminator"
+    """What judges the predicted masks. "denoiser" tunes on each volume apart, as Karani et al. do
+    (see `maskmend.follow`), and counts steps and precision alone of the other fields."""
     steps: Steps = 50
     """Updates of the adaptor an instance (section 4.1: 50); 0 is plain inference. "auto" takes none
     where the plain masks are as realistic as the validation patients' were, and ends once they are

@@ -79,3 +79,18 @@ def gradient_penalty(
     between = (mix * real + (1 - mix) * corrupted).requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def soft_dice(
+    masks: Float[Tensor, "slice class height width"],
+    target: Float[Tensor, "slice class height width"],
+) -> Float[Tensor, ""]:
+    """Soft Dice of a volume, the mean over structures; 0 for one that is in neither.
+
+    Args:
+        masks: Probabilities, the background first.
+        target: Probabilities, or one-hot masks.
+    """
+    both = (masks * target).sum((0, 2, 3))
+    size = (masks + target).sum((0, 2, 3))
+    return (2 * both / size.clamp(min=1e-6))[1:].mean()

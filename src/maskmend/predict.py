@@ -17,13 +17,15 @@ from maskmend.corrections import corrections
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
-from maskmend.errors import ConfigError
+from maskmend.denoiser import read_denoiser
+from maskmend.errors import ConfigError, RunError
+from maskmend.follow import follow_denoiser
 from maskmend.frozen import frozen
 from maskmend.instance import Adapted
 from maskmend.mend import Mender
 from maskmend.passes import resolve_precision
 from maskmend.prediction import Prediction, Prepared, finish
-from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
+from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Prior
 from maskmend.stream import adapt_onward
 from maskmend.ways import own_statistics, ways
 
@@ -58,6 +60,7 @@ class Model:
         self.config, self.networks, self.device = config, networks, device
         self.enough, self.digest, self.run = enough, digest, run
         self.calibration = calibration
+        self._denoiser_prior: DenoiserPrior | None = None
         self._frozen: dict[torch.dtype, tuple[nn.Module, nn.Module]] = {}
         for module in networks.modules().values():
             module.to(device).eval().requires_grad_(False)
@@ -122,9 +125,15 @@ class Model:
 
         Raises:
             ConfigError: The method is guarded, and the run has no calibration.
+            RunError: The prior is a denoiser, and the run has none.
         """
         if settings.method == "guarded" and settings.steps != 0:
             yield from self._mend_patients(patients, settings)
+            return
+        if settings.prior == "denoiser":
+            for number, prepared in enumerate(patients):
+                stacks = [one.slices.to(self.device) for one in prepared]
+                yield number, [self.follow(images, settings) for images in stacks]
             return
         if settings.continual:
             yield from self._adapt_onward(patients, settings)
@@ -216,6 +225,23 @@ class Model:
             slices=self._slices,
             # Masks have 32 bits whatever adaptation had, so that plain ones are plain inference.
             exact=None if settings.batch_norm == "train" or segmentor is full else full,
+        )
+
+    def follow(self, images: Tensor, settings: AdaptationConfig) -> Adapted:
+        """`follow_denoiser` with the run's networks, on the slices of one volume."""
+        if self._denoiser_prior is None:
+            if self.run is None:
+                raise RunError("the model comes from no run folder, which would hold a denoiser")
+            self._denoiser_prior = DenoiserPrior(read_denoiser(self.run).to(self.device))
+        dtype = self._dtype(settings)
+        mixed = dtype == torch.bfloat16
+        return follow_denoiser(
+            self._folded(dtype)[0],
+            self.networks.adaptor,
+            self._denoiser_prior,
+            images,
+            steps=settings.most_steps,
+            autocast=lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=mixed),
         )
 
     def mender(self, quantiles: Tensor, settings: AdaptationConfig) -> Mender:

@@ -6,11 +6,13 @@ Axes: slice, class (softmax probabilities, the background first), height, width.
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from maskmend.denoiser import Denoiser
 from maskmend.discriminator import judged
-from maskmend.losses import adversarial_loss
+from maskmend.losses import adversarial_loss, soft_dice
 
 Masks = Float[Tensor, "slice class height width"]
 Images = Float[Tensor, "slice channel height width"]
@@ -97,3 +99,32 @@ class EntropyPrior:
     def realism(self, masks: Masks, images: Images | None = None) -> Float[Tensor, " slice"]:
         """The negative entropy."""
         return -self(masks)
+
+
+class DenoiserPrior:
+    """Agreement with what a denoising autoencoder makes of the masks (Karani et al. 2021).
+
+    Masks are all slices of one volume, and each slice has the volume's loss and score.
+
+    Args:
+        denoiser: Frozen.
+    """
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser = denoiser
+        self.target: Masks | None = None
+
+    @torch.no_grad()
+    def refresh(self, masks: Masks) -> float:
+        """Let the denoised masks be the target from now on; returns how well the masks agree."""
+        self.target = self.denoiser.mended(masks)
+        return soft_dice(masks, self.target).item()
+
+    def __call__(self, masks: Masks, images: Images | None = None) -> Float[Tensor, " slice"]:
+        """1 - soft Dice with the target, which is the masks' own until it is refreshed."""
+        target = self.denoiser.mended(masks).detach() if self.target is None else self.target
+        return (1 - soft_dice(masks, target)).expand(len(masks))
+
+    def realism(self, masks: Masks, images: Images | None = None) -> Float[Tensor, " slice"]:
+        """Soft Dice of the masks and their denoised ones."""
+        return soft_dice(masks, self.denoiser.mended(masks)).expand(len(masks))

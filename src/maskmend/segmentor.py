@@ -45,14 +45,21 @@ class UNet(nn.Module):
         self, image: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch class height width"]:
         """Logits of the image's masks."""
-        features, skipped = image, []
-        for level, encode in enumerate(self.encoder):
-            features = encode(nn.functional.max_pool2d(features, 2) if level else features)
-            skipped.append(features)
-        skipped.pop()
+        skipped = self.encode(image)
+        features = skipped.pop()
         for upsample, decode in zip(self.upsample, self.decoder, strict=True):
             features = decode(torch.cat([upsample(features), skipped.pop()], dim=1))
         return self.head(features)
+
+    def encode(
+        self, image: Float[Tensor, "batch channel height width"]
+    ) -> list[Float[Tensor, "batch channel_ height_ width_"]]:
+        """Features of each level, the deepest last."""
+        features, levels = image, list[Tensor]()
+        for level, encode in enumerate(self.encoder):
+            features = encode(nn.functional.max_pool2d(features, 2) if level else features)
+            levels.append(features)
+        return levels
 
 
 def _double_convolution(n_in: int, n_out: int) -> nn.Sequential:

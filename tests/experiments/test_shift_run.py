@@ -1,10 +1,13 @@
 """The shift benchmark at a tiny size: whole, resumed, and never done twice."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from experiments.shift import run as shift_run
-from experiments.shift.methods import METHODS
+from experiments.shift.methods import METHODS, NEEDS, prepare
 from maskmend.config import to_yaml
 from maskmend.data.phantom import write_cohort
 from tests.tiny import tiny
@@ -29,6 +32,11 @@ def made(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shift_run, "HERE", root)
+        shift_run.main(**arguments, methods=("none",))
+        for name, small in {"rotation": {}, "dae": {"width": 1}}.items():
+            file, train = NEEDS[name]
+            patch.setitem(NEEDS, name, (file, partial(train, iterations=2, **small)))
+        prepare(root / "runs" / "small0", root / "hearts", Console(quiet=True))
         shift_run.main(**arguments)
         yield arguments, pd.read_csv(root / "shift.csv", keep_default_na=False)
 
