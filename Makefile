@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo docs test lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/maskmend demo --out demo
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/build.py
+	@echo "open build/site/index.html"
 
 test: lint
 	$(BIN)/pytest
@@ -26,4 +30,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo build dist .cache
