@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from maskmend.errors import ConfigError, InputError, MaskmendError, RunError
     from maskmend.evaluate.scores import evaluate
     from maskmend.files import predict_files
+    from maskmend.guest import bring
     from maskmend.instance import Adapted
     from maskmend.predict import Model, load
     from maskmend.prediction import Prediction
@@ -43,6 +44,7 @@ _HOMES = {
     "Prior": "priors",
     "RunError": "errors",
     "adapt": "adapt",
+    "bring": "guest",
     "build": "build",
     "evaluate": "evaluate.scores",
     "load": "predict",
@@ -52,7 +54,7 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022  # as they are met
-    "load", "Model", "Prediction", "predict_files",
+    "load", "bring", "Model", "Prediction", "predict_files",
     "adapt", "Adapted", "AdaptationConfig", "Prior", "DiscriminatorPrior", "EntropyPrior",
     "train", "build", "Networks", "Config", "read_config", "evaluate",
     "MaskmendError", "InputError", "ConfigError", "RunError",

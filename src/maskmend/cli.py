@@ -114,13 +114,13 @@ def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = N
 
 @app.command
 def predict(
-    run: Path,
+    model: Path,
     images: Annotated[list[Path], Parameter(consume_multiple=True)],
     *,
     out: Out,
     method: Literal["paper", "guarded"] | None = None,
     steps: int | Literal["auto"] | None = None,
-    prior: Literal["discriminator", "entropy", "denoiser"] | None = None,
+    prior: str | None = None,
     instance: Literal["patient", "slice"] | None = None,
     learning_rate: float | None = None,
     continual: bool | None = None,
@@ -135,14 +135,16 @@ def predict(
     images are done anew.
 
     Args:
-        run: Run folder of a training.
+        model: Run folder of a training; or a model that was not trained here: a TorchScript or
+            torch.export file, a MONAI bundle, or an nnU-Net v2 results folder.
         images: NIfTI files, or folders of one DICOM series each (pip install 'maskmend[dicom]').
         out: Folder of the masks.
         method: paper tunes the adaptor, steps times; guarded tries several corrections and mends
             only where that promises enough. By default the run's.
         steps: Updates of the adaptor; 0 is plain inference; auto leaves realistic masks alone and
             stops by itself. By default the run's.
-        prior: What judges the masks. By default the run's.
+        prior: What judges the masks: discriminator, entropy, denoiser, or the folder of a prior
+            that was fitted afterwards (maskmend fit-prior). By default the run's.
         instance: Adapt to all slices of a patient together, or to each alone. By default the run's.
         learning_rate: Step size of the adaptor. By default the run's.
         continual: Learn from a stream: start at what was tuned on the patient before, unless that
@@ -155,15 +157,16 @@ def predict(
     """
     from maskmend.data.source import shown
     from maskmend.files import check_names, finished_rows, predict_files
-    from maskmend.predict import load
+    from maskmend.guest import open_model
     from maskmend.progress import progress_bar
     from maskmend.table import Row
 
-    model = load(run, device)
-    settings = model.settings(
+    fitted = prior is not None and prior not in ("discriminator", "entropy", "denoiser")
+    segmentor = open_model(model, prior if fitted else None, device)
+    settings = segmentor.settings(
         method=method,
         steps=steps,
-        prior=prior,
+        prior=None if fitted else prior,
         instance=instance,
         learning_rate=learning_rate,
         continual=continual,
@@ -178,7 +181,7 @@ def predict(
         if (other := shown(image).name) not in (image.name, image.resolve().name):
             line = f"image {number}: its folder tells who the patient is; called {other} instead"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
-    if there := len(finished_rows(model, images, out, settings)):
+    if there := len(finished_rows(segmentor, images, out, settings)):
         console.print(f"{out}: {there} of {len(images)} images are done already", soft_wrap=True)
     with progress_bar(console, "predicting", len(images)) as advance:
 
@@ -187,12 +190,13 @@ def predict(
             if row.message:
                 console.print(row.message, soft_wrap=True, highlight=False, markup=False)
 
-        rows = predict_files(model, images, out, settings, report, engine=engine, workers=workers)
+        rows = predict_files(
+            segmentor, images, out, settings, report, engine=engine, workers=workers
+        )
     failures: list[str] = []
     if dicom_seg:
         with progress_bar(console, "writing DICOM", len(images)) as advance:
-            structures = model.config.data.structures
-            failures = write_segmentations(images, out, structures, advance)
+            failures = write_segmentations(images, out, segmentor.structures, advance)
     for line in failures:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     troubled = sum(row.status != "done" for row in rows)

@@ -12,18 +12,18 @@ import torch
 from maskmend.config import AdaptationConfig
 from maskmend.data.source import name_of, shown
 from maskmend.errors import ConfigError
-from maskmend.predict import Model, load
+from maskmend.prediction import Predictor
 from maskmend.table import Row
 
 _TRIES = 3
 """Workers that a patient may take with it."""
 
-Predict = Callable[[Model, Sequence[Path], Path, AdaptationConfig], list[Row]]
+Predict = Callable[[Predictor, Sequence[Path], Path, AdaptationConfig], list[Row]]
 
 
 def predict_on_ray(
     predict: Predict,
-    model: Model,
+    model: Predictor,
     patients: Sequence[Sequence[Path]],
     out: Path,
     settings: AdaptationConfig,
@@ -33,7 +33,7 @@ def predict_on_ray(
 
     Args:
         predict: What a worker does with the images of a patient.
-        model: The run, which must have been loaded from a folder that all workers see.
+        model: What was loaded from a folder that all workers see.
         patients: Images of each.
         out: Folder of the masks, seen by all workers.
         settings: How to adapt.
@@ -62,7 +62,7 @@ def predict_on_ray(
 def _hand_out(
     ray: Any,
     predict: Predict,
-    model: Model,
+    model: Predictor,
     patients: Sequence[Sequence[Path]],
     out: Path,
     settings: AdaptationConfig,
@@ -75,7 +75,7 @@ def _hand_out(
     kind = ray.remote(num_cpus=1, num_gpus=int(gpu), max_restarts=0)(_Worker)
 
     def hire() -> Any:
-        return kind.remote(str(model.run), model.device.type, threads)
+        return kind.remote(model.loader(), threads)
 
     idle = [hire() for _ in range(count)]
     waiting = [(0, paths) for paths in patients]
@@ -109,9 +109,9 @@ def _given_up(path: Path, reason: str) -> Row:
 class _Worker:
     """A process with the run in memory."""
 
-    def __init__(self, run: str, device: str, threads: int):
+    def __init__(self, load: Callable[[], Predictor], threads: int):
         torch.set_num_threads(threads)
-        self.model = load(run, device)
+        self.model = load()
 
     def predict(
         self, predict: Predict, paths: Sequence[Path], out: Path, settings: AdaptationConfig

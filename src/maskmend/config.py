@@ -50,6 +50,11 @@ def _steps(value: Any) -> Any:
     return value
 
 
+def _count_up(structures: Mapping[int, str]) -> None:
+    if sorted(structures) != list(range(1, len(structures) + 1)):
+        raise ValueError(f"structures must have labels 1, 2, ...; got {sorted(structures)}")
+
+
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 Counts = Annotated[tuple[int, int], AfterValidator(_ordered)]
 Percentiles = Annotated[tuple[float, float], AfterValidator(_percentiles)]
@@ -68,10 +73,7 @@ class StructuresConfig:
 
     @model_validator(mode="after")
     def _labels_count_up(self) -> StructuresConfig:
-        if sorted(self.structures) != list(range(1, len(self.structures) + 1)):
-            raise ValueError(
-                f"structures must have labels 1, 2, ...; got {sorted(self.structures)}"
-            )
+        _count_up(self.structures)
         return self
 
     @property
@@ -415,7 +417,32 @@ class PriorConfig:
         return self
 
 
-AnyConfig = TypeVar("AnyConfig", Config, PriorConfig)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelConfig:
+    """What the file of a model that was not trained here leaves unsaid; a YAML file beside it."""
+
+    structures: dict[int, str] | None = None
+    """Name of each label but the background's 0. By default the prior's."""
+    channels: int = Field(default=1, gt=0)
+    """Channels of an image: the files NAME_0000.nii.gz, NAME_0001.nii.gz, ..."""
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """Of its output: a class each, the background first, or a structure each."""
+    axes: Literal["LP", "LA", "RP", "RA", "PL", "AL", "PR", "AR"] = "LP"
+    """Where height and width of a slice run to, among left, right, posterior, anterior (of axial
+    slices; others are named as if they were)."""
+    preprocess: PreprocessConfig | None = None
+    """How images are sliced. By default as masks are for the prior."""
+    intensities: list[dict[str, dict[str, Any]]] | None = None
+    """MONAI's transforms of a volume's intensities, such as `NormalizeIntensity: {nonzero: true}`,
+    in a list. By default its median and interquartile range standardise it."""
+
+    @model_validator(mode="after")
+    def _labels_count_up(self) -> ModelConfig:
+        _count_up(self.structures or {})
+        return self
+
+
+AnyConfig = TypeVar("AnyConfig", Config, PriorConfig, ModelConfig)
 
 
 @overload

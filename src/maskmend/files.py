@@ -8,9 +8,8 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -21,8 +20,7 @@ from maskmend.data.cohort import patient_of
 from maskmend.data.source import modified_ns, name_of, shown
 from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.instance import Adapted
-from maskmend.predict import Model
-from maskmend.prediction import Prediction, Prepared, finish
+from maskmend.prediction import Prediction, Predictor, Shown, finish
 from maskmend.table import PREDICTIONS, Row, open_table, read_table
 
 SETTINGS = "settings.json"
@@ -32,7 +30,7 @@ _AHEAD = 2
 
 
 def predict_files(
-    model: Model,
+    model: Predictor,
     images: Sequence[Path],
     out: Path,
     settings: AdaptationConfig,
@@ -48,7 +46,7 @@ def predict_files(
     the same call; see `finished_rows`.
 
     Args:
-        model: The trained run.
+        model: A trained run (`load`), or a model that was not trained here (`bring`).
         images: NIfTI files, or folders of one DICOM series each. Those named as frames of one
             patient are adapted to together where the instance is a patient; their order does not
             matter.
@@ -74,7 +72,7 @@ def predict_files(
     left = [path for path in images if name_of(path) not in finished]
     # First, so that the masks of a call that is stopped have theirs.
     try:
-        write_atomically(out / SETTINGS, json.dumps(_made_by(model, settings), indent=2))
+        write_atomically(out / SETTINGS, json.dumps(model.made_by(settings), indent=2))
     except RunError as error:
         raise InputError(str(error)) from error
     with open_table(out / PREDICTIONS, rows) as write:
@@ -99,7 +97,7 @@ def predict_files(
 
 
 def finished_rows(
-    model: Model, images: Sequence[Path], out: Path, settings: AdaptationConfig
+    model: Predictor, images: Sequence[Path], out: Path, settings: AdaptationConfig
 ) -> list[Row]:
     """Rows of images that an earlier call into the same folder finished, and that stay as they are.
 
@@ -110,7 +108,7 @@ def finished_rows(
         made_by = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    if made_by != json.loads(json.dumps(_made_by(model, settings))):
+    if made_by != json.loads(json.dumps(model.made_by(settings))):
         return []
     rows = {row.image: row for row in read_table(out / PREDICTIONS) if row.status != "failed"}
 
@@ -124,32 +122,21 @@ def finished_rows(
     return [rows[name_of(path)] for unit in units if all(map(finished, unit)) for path in unit]
 
 
-def _made_by(model: Model, settings: AdaptationConfig) -> dict[str, Any]:
-    """What the masks in a folder depend on, but for the images."""
-    calibration = model.calibration if settings.method == "guarded" else None
-    return {
-        "weights_sha256": model.digest,
-        "structures": {str(k): name for k, name in model.config.data.structures.items()},
-        "adaptation": asdict(settings),
-        "calibration": calibration and calibration.to_dict(),
-    }
-
-
 def _predict(
-    model: Model,
+    model: Predictor,
     patients: Sequence[Sequence[Path]],
     out: Path,
     settings: AdaptationConfig,
     record: Callable[[Row], None],
 ) -> None:
     """The thread behind records the rows, and ends its work even if the others are stopped."""
-    inside: dict[int, list[Prepared]] = {}
+    inside: dict[int, list[Shown]] = {}
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead: list[Future[tuple[list[Prepared], list[Row]]]] = []
+        ahead: list[Future[tuple[list[Shown], list[Row]]]] = []
         behind: list[Future[None]] = []
         waiting = iter(patients)
 
-        def stream() -> Iterator[list[Prepared]]:
+        def stream() -> Iterator[list[Shown]]:
             number = 0
             while True:
                 few = itertools.islice(waiting, 1 + _AHEAD - len(ahead))
@@ -163,7 +150,7 @@ def _predict(
                     number += 1
                     yield prepared
 
-        def write(prepared: list[Prepared], adapted: list[Adapted]) -> None:
+        def write(prepared: list[Shown], adapted: list[Adapted]) -> None:
             behind.append(writer.submit(_write, prepared, adapted, out, record))
             while len(behind) > _AHEAD:
                 behind.pop(0).result()
@@ -188,7 +175,7 @@ def _predict(
 
 
 def _predict_one(
-    model: Model, paths: Sequence[Path], out: Path, settings: AdaptationConfig
+    model: Predictor, paths: Sequence[Path], out: Path, settings: AdaptationConfig
 ) -> list[Row]:
     """The masks of one patient, as a worker makes them."""
     rows: list[Row] = []
@@ -196,12 +183,12 @@ def _predict_one(
     return rows
 
 
-def _too_large(prepared: Prepared) -> Row:
+def _too_large(prepared: Shown) -> Row:
     message = f"{prepared.volume.path}: does not fit into the device's memory; use another device"
     return Row(prepared.volume.name, "failed", message=message)
 
 
-def _read(model: Model, paths: Sequence[Path]) -> tuple[list[Prepared], list[Row]]:
+def _read(model: Predictor, paths: Sequence[Path]) -> tuple[list[Shown], list[Row]]:
     """A patient's images, and a row for each that cannot be used."""
     prepared, failed = [], []
     for path in paths:
@@ -213,7 +200,7 @@ def _read(model: Model, paths: Sequence[Path]) -> tuple[list[Prepared], list[Row
 
 
 def _write(
-    prepared: Sequence[Prepared],
+    prepared: Sequence[Shown],
     adapted: Sequence[Adapted],
     out: Path,
     record: Callable[[Row], None],

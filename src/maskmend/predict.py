@@ -1,7 +1,8 @@
 """A trained run, ready to make masks of images."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,25 @@ class Model:
         given = {name: value for name, value in adaptation.items() if value is not None}
         chosen = dataclasses.asdict(self.config.adaptation) | given
         return config_from({"adaptation": chosen}, source="settings").adaptation
+
+    @property
+    def structures(self) -> Mapping[int, str]:
+        """Name of each label but the background's."""
+        return self.config.data.structures
+
+    def made_by(self, settings: AdaptationConfig) -> dict[str, Any]:
+        """What masks depend on, but for the images."""
+        calibration = self.calibration if settings.method == "guarded" else None
+        return {
+            "weights_sha256": self.digest,
+            "structures": {str(label): name for label, name in self.structures.items()},
+            "adaptation": dataclasses.asdict(settings),
+            "calibration": calibration and calibration.to_dict(),
+        }
+
+    def loader(self) -> Callable[[], "Model"]:
+        """Loads the same run in another process."""
+        return functools.partial(load, str(self.run), self.device.type)
 
     def prepare(self, image: Path) -> Prepared:
         """Read an image and slice it; raises InputError if it cannot be used."""

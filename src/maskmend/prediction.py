@@ -3,18 +3,22 @@
 Axes: slice, class, height, width; volumes have the axes of their file.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from maskmend.config import AdaptationConfig
 from maskmend.data.preprocess import SliceGrid, labels_on_grid, touches_crop
 from maskmend.data.volume import Volume, write_mask
-from maskmend.instance import Adapted
+from maskmend.instance import Adapted, Masks
+from maskmend.plane import Plane
 
 DOUBTFUL = 0.7
 """Predicted Dice below which a person is asked to look."""
@@ -52,14 +56,82 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """An image that is ready for the networks."""
+    """An image that is ready for the networks, and the way back."""
 
     volume: Volume
     grid: SliceGrid
-    slices: Float[Tensor, "slice 1 height width"]
+    slices: Float[Tensor, "slice channel height width"]
+
+    @property
+    def plane(self) -> Plane:
+        """Where the slices lie."""
+        side = self.grid.size * self.grid.spacing_mm
+        return Plane(size_mm=(side, side))
+
+    def labels(self, masks: Masks) -> UInt8[np.ndarray, "x y z"]:
+        """The mask on the file's grid."""
+        return labels_on_grid(masks, self.grid)
+
+    def cut(self, masks: Masks) -> str:
+        """What to say of a mask that runs into the crop, if it does."""
+        if not touches_crop(masks.argmax(1).cpu(), self.grid):
+            return ""
+        side = self.grid.size * self.grid.spacing_mm
+        return (
+            f"the mask runs into the edge of the {side:.0f} mm square that the network sees;"
+            " crop the image around the organ, or train with a larger preprocess.size"
+        )
 
 
-def finish(prepared: Sequence[Prepared], adapted: Sequence[Adapted]) -> list[Prediction]:
+class Shown(Protocol):
+    """What there must be of an image that a network is shown; `Prepared` is one way."""
+
+    @property
+    def volume(self) -> Volume:
+        """The image, or its first channel."""
+
+    @property
+    def slices(self) -> Float[Tensor, "slice channel height width"]:
+        """What the network takes."""
+
+    @property
+    def plane(self) -> Plane:
+        """Where the slices lie."""
+
+    def labels(self, masks: Masks) -> UInt8[np.ndarray, "x y z"]:
+        """A mask of the slices on the file's grid."""
+
+    def cut(self, masks: Masks) -> str:
+        """What to say of a mask that is cut by the border of what the network sees, if it is."""
+
+
+class Predictor(Protocol):
+    """What makes masks of images: a trained run, or a model that was not trained here."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def structures(self) -> Mapping[int, str]:
+        """Name of each label but the background's."""
+
+    def made_by(self, settings: AdaptationConfig) -> dict[str, Any]:
+        """What masks depend on, but for the images; for JSON."""
+
+    def loader(self) -> Callable[[], "Predictor"]:
+        """Loads the same in another process."""
+
+    def prepare(self, image: Path) -> Shown:
+        """Read an image and slice it; raises InputError if it cannot be used."""
+
+    def adapt_patients(
+        self, patients: Iterable[Sequence[Any]], settings: AdaptationConfig
+    ) -> Iterator[tuple[int, list[Adapted]]]:
+        """Adapt to patients, given what `prepare` made of their images."""
+
+
+def finish(prepared: Sequence[Shown], adapted: Sequence[Adapted]) -> list[Prediction]:
     """A patient's predictions on the grids of its images.
 
     Args:
@@ -68,14 +140,14 @@ def finish(prepared: Sequence[Prepared], adapted: Sequence[Adapted]) -> list[Pre
     """
     lengths = [len(p.slices) for p in prepared]
     masks, plain, scores, plain_scores = (
-        torch.cat([getattr(one, name) for one in adapted]).split(lengths)
+        _by_length([getattr(one, name) for one in adapted], lengths)
         for name in ("masks", "plain", "scores", "plain_scores")
     )
     given_up = next((one.message for one in adapted if one.message), "")
     made = []
     for number, image in enumerate(prepared):
-        labels = labels_on_grid(masks[number], image.grid)
-        problem = _problem(labels, masks[number], image.grid)
+        labels = image.labels(masks[number])
+        problem = _problem(labels, image, masks[number])
         # A volume that was mended is an instance of its own, and its score is its predicted Dice.
         decision = adapted[number].decision if len(adapted) == len(prepared) else ""
         realism = scores[number].mean().item()
@@ -84,7 +156,7 @@ def finish(prepared: Sequence[Prepared], adapted: Sequence[Adapted]) -> list[Pre
         prediction = Prediction(
             volume=image.volume,
             labels=labels,
-            plain=labels_on_grid(plain[number], image.grid),
+            plain=image.labels(plain[number]),
             realism_before=plain_scores[number].mean().item(),
             realism_after=realism,
             steps=round(sum(one.steps for one in adapted) / len(adapted)),
@@ -97,14 +169,15 @@ def finish(prepared: Sequence[Prepared], adapted: Sequence[Adapted]) -> list[Pre
     return made
 
 
-def _problem(labels: UInt8[np.ndarray, "x y z"], masks: Tensor, grid: SliceGrid) -> str:
+def _by_length(parts: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+    """The slices of instances, one after another, as those of images, which may differ in size."""
+    slices = [one for part in parts for one in part.split(1)]
+    ends = list(itertools.accumulate(lengths, initial=0))
+    return [torch.cat(slices[a:b]) for a, b in itertools.pairwise(ends)]
+
+
+def _problem(labels: UInt8[np.ndarray, "x y z"], image: Shown, masks: Masks) -> str:
     """Why a person ought to look at a mask; nothing if there is no reason."""
     if not labels.any():
         return "no structure was found: the mask is empty; look at the image"
-    if touches_crop(masks.argmax(1).cpu(), grid):
-        side = grid.size * grid.spacing_mm
-        return (
-            f"the mask runs into the edge of the {side:.0f} mm square that the network sees;"
-            " crop the image around the organ, or train with a larger preprocess.size"
-        )
-    return ""
+    return image.cut(masks)

@@ -95,7 +95,14 @@ def image_slices(
             f"{volume.path}: all voxels are alike after clipping to percentiles"
             f" {config.clip_percentiles}; widen preprocess.clip_percentiles"
         )
-    slices = torch.from_numpy(_smooth(_to_slices(standardised, grid), grid))
+    return slices_on_grid(standardised, grid)
+
+
+def slices_on_grid(
+    voxels: Float[np.ndarray, "x y z"], grid: SliceGrid
+) -> Float[Tensor, "slice 1 height width"]:
+    """Slices of a volume's voxels, resampled, cropped, and padded at the edge."""
+    slices = torch.from_numpy(_smooth(_to_slices(voxels, grid), grid))
     return _sample(slices[:, None], grid, padding="border")
 
 

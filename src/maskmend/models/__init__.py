@@ -1,0 +1,1 @@
+"""Segmentation models that were not trained here, each format read by a module of its own."""
