@@ -516,7 +516,7 @@ def test_settings_are_the_runs_but_for_what_is_given(model):
         ({"steps": -1}, 'steps: must be a number of steps, 0 or more, or "auto"; got -1'),
         ({"steps": "many"}, "or \"auto\"; got 'many'"),
         ({"learning_rate": 0}, "learning_rate: Input should be greater than 0; got 0"),
-        ({"prior": "shape"}, "prior: Input should be 'discriminator', 'entropy' or 'denoiser'; got 'shape'"),
+        ({"prior": "shape"}, "'discriminator', 'entropy' or 'denoiser'; got 'shape'"),
         ({"stepz": 3}, "unknown key adaptation.stepz; did you mean adaptation.steps?"),
     ],
 )
