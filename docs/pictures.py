@@ -103,11 +103,14 @@ def history(name: str, runs: Path) -> pd.DataFrame:
 
 
 def draw_curves(runs: Path) -> None:
-    """Scores of real, predicted and corrupted masks in the three small trainings."""
+    """Scores of real, predicted and corrupted masks in the small trainings; with their numbers."""
+    histories = {name: history(name, runs) for name in TOYS}
+    numbers = pd.concat(histories, names=["training"]).reset_index(level=0)
+    numbers.round(4).to_csv(PICTURES / "curves.csv", index=False)
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey=True).flat
     for axis, (name, (how, *_)) in zip(axes, TOYS.items(), strict=True):
-        rows = history(name, runs)
+        rows = histories[name]
         for kind, colour in (("real", "#0072B2"), ("predicted", MYO), ("corrupted", "#D55E00")):
             for part, style in (("train", ":"), ("val", "-")):
                 axis.plot(
@@ -122,8 +125,10 @@ def draw_curves(runs: Path) -> None:
         axis.set_title(f"{name}: {how}", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.supylabel("score", fontsize=9)
-    figure.supxlabel("iteration", fontsize=9)
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("score", fontsize=8)
+        if axis.get_subplotspec().is_last_row():
+            axis.set_xlabel("iteration", fontsize=8)
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     _save(figure, "curves")

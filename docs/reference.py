@@ -53,7 +53,8 @@ def api() -> str:
     for heading, names in {**_GROUPS, "More": others}.items():
         lines += ["", f"## {heading}"] if names else []
         for name in names:
-            lines += ["", f"::: maskmend.{name}"]
+            # Where it is defined, for `maskmend.adapt` is a module as well.
+            lines += ["", f"::: maskmend.{maskmend._HOMES[name]}.{name}"]
     return "\n".join(lines) + "\n"
 
 
