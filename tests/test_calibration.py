@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmend.calibration import Trial, calibrate, choose, fit, read_calibration
+from maskmend.calibration import NEVER, Guard, Trial, calibrate, fit, read_calibration
 from maskmend.checkpoint import CALIBRATION
 from maskmend.errors import InputError, RunError
 from maskmend.quality import Described
@@ -31,19 +31,20 @@ def trials(*, noise, patients=30, seed=0):
 
 
 def calibrated(made):
-    return calibrate(made, fit(made), torch.zeros(3))
+    return calibrate(made, torch.zeros(3), 0.5)
 
 
 def test_a_perfect_feature_needs_little_caution():
     calibration = calibrated(trials(noise=0))
     assert calibration.correlation > 0.999
-    assert calibration.caution < 0.05
+    assert calibration.guard.caution < 0.05
+    assert calibration.guard.gate > 0.85
 
 
 def test_a_worse_feature_needs_more_caution():
     few = calibrated(trials(noise=0.2, patients=400))
     many = calibrated(trials(noise=0.6, patients=400))
-    assert 0.02 < few.caution < many.caution
+    assert 0.02 < few.guard.caution < many.guard.caution
 
 
 @pytest.mark.parametrize("noise", [0.2, 0.4, 0.6])
@@ -59,9 +60,32 @@ def test_with_its_caution_new_patients_are_rarely_harmed(noise):
 
 def test_a_small_change_may_promise_little():
     predicted, change = np.array([0.7, 0.72, 0.71]), np.array([0, 0.3, 0.02])
-    assert choose(predicted, change, caution=0.0) == 1
-    assert choose(predicted, change, caution=0.2) == 2
-    assert choose(predicted, change, caution=0.6) == 0
+    assert Guard(gate=1, caution=0.0).choose(predicted, change) == 1
+    assert Guard(gate=1, caution=0.2).choose(predicted, change) == 2
+    assert Guard(gate=1, caution=0.6).choose(predicted, change) == 0
+
+
+def test_a_mask_above_the_gate_stays():
+    predicted, change = np.array([0.7, 0.9]), np.array([0, 0.3])
+    assert Guard(gate=0.71, caution=0.0).choose(predicted, change) == 1
+    assert Guard(gate=0.7, caution=0.0).choose(predicted, change) == 0
+    assert NEVER.choose(predicted, change) == 0
+
+
+def test_good_masks_that_would_be_harmed_are_spared_by_the_gate():
+    """Poor masks gain, good ones lose, and what is promised is the same."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(200):
+        plain = rng.uniform(0.3, 0.9)
+        dice = np.array([plain, plain + (0.3 if plain < 0.6 else -0.05)])
+        features = np.column_stack([[plain, plain], [0, 1]])
+        made.append(Trial(f"patient{number}", Described(features, np.array([0, 0.2])), dice))
+    calibration = calibrated(made)
+    taken = [calibration.choose(one.described) for one in made]
+    gains = np.array([one.dice[n] - one.dice[0] for n, one in zip(taken, made, strict=True)])
+    assert gains.mean() > 0
+    assert np.mean(gains < -0.01) <= 0.01
 
 
 def test_where_nothing_helps_nothing_is_taken():
@@ -95,7 +119,7 @@ def test_a_patient_is_predicted_by_the_others():
 
 def test_it_survives_the_file(tmp_path):
     made = trials(noise=0.1)
-    calibration = calibrate(made, fit(made), torch.tensor([0.0, 1.0, 2.5]))
+    calibration = calibrate(made, torch.tensor([0.0, 1.0, 2.5]), 0.5)
     (tmp_path / CALIBRATION).write_text(json.dumps(calibration.to_dict()))
     read = read_calibration(tmp_path)
     assert read is not None

@@ -1,48 +1,33 @@
 """The methods that are compared, all from the slices of one volume to what was made of it.
 
-    python -m experiments.shift.methods RUN ... --data ACDC    # train what some of them need
-
 Axes: slice, channel or class, height, width.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
-from cyclopts import App
 from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
+from maskmend.batch_norm import own_statistics
 from maskmend.components import clean, one_hot
+from maskmend.corrections import match_histogram
 from maskmend.denoiser import DENOISER
 from maskmend.denoiser_training import train_denoiser
 from maskmend.entropy import minimise_entropy
 from maskmend.instance import Adapted
+from maskmend.mend import Mender
 from maskmend.passes import resolve_precision
 from maskmend.predict import Model
 from maskmend.rotation import ROTATION, learn_rotations, read_rotation_head, train_rotation_head
-from maskmend.ways import Way
 
 Images = Float[Tensor, "slice channel height width"]
 Masks = Float[Tensor, "slice class height width"]
 Method = Callable[[Images], Adapted]
 """Slices of one volume, on the model's device, to masks before and after."""
-
-app = App(help=__doc__, help_format="plaintext")
-
-
-@app.default
-def main(*runs: Path, data: Path) -> None:
-    """Prepare runs.
-
-    Args:
-        runs: Their folders.
-        data: What they were trained on.
-    """
-    for run in runs:
-        prepare(run, data, Console())
 
 
 def _none(model: Model) -> Method:
@@ -57,9 +42,10 @@ def _paper(model: Model) -> Method:
 
 def _components(model: Model) -> Method:
     """Largest component and hole filling."""
+    plain = _mender(model).plain
 
     def segment(images: Images) -> Masks:
-        labels = _way(model, "none").masks(images).argmax(1).to(torch.uint8)
+        labels = plain(images).argmax(1).to(torch.uint8)
         return one_hot(clean(labels.cpu()), model.config.data.classes).to(images.device)
 
     return _made(model, segment)
@@ -67,12 +53,16 @@ def _components(model: Model) -> Method:
 
 def _histogram(model: Model) -> Method:
     """Histogram standardisation to the training images (Nyul and Udupa 2000)."""
-    return _made(model, _way(model, "histogram").masks)
+    assert model.calibration is not None
+    plain, training = _mender(model).plain, model.calibration.quantiles
+    return _made(model, lambda images: plain(match_histogram(images, training)))
 
 
 def _batch_norm(model: Model) -> Method:
     """Batch norm statistics of the test image (Nado et al. 2020)."""
-    return _made(model, _way(model, "none + own statistics").masks)
+    networks = model.networks
+    segmentor = torch.nn.Sequential(networks.adaptor, own_statistics(networks.segmentor))
+    return _made(model, torch.no_grad()(lambda images: segmentor(images).softmax(1)))
 
 
 def _entropy(model: Model) -> Method:
@@ -108,8 +98,7 @@ def _rotation(model: Model) -> Method:
 def _ours(model: Model) -> Method:
     """The guard (docs/guard.md)."""
     assert model.calibration is not None
-    calibration = model.calibration
-    mender = model.mender(calibration.quantiles, model.settings())
+    mender, calibration = _mender(model), model.calibration
     return lambda images: mender.mend(images, calibration)
 
 
@@ -133,10 +122,10 @@ NEEDS: dict[str, tuple[str, Callable[..., object]]] = {
 """Networks that a method needs beside the run's own: file in the run folder, and what trains it."""
 
 
-def prepare(run: Path, data: Path, console: Console) -> None:
-    """Train, once, what the methods need of a run; it is kept in the run folder."""
-    for file, train in NEEDS.values():
-        if not (run / file).exists():
+def prepare(run: Path, data: Path, methods: Collection[str], console: Console) -> None:
+    """Train, once, what methods need of a run; it is kept in the run folder."""
+    for name, (file, train) in NEEDS.items():
+        if name in methods and not (run / file).exists():
             train(run, data, console=console)
 
 
@@ -157,10 +146,10 @@ def _autocast(model: Model) -> Callable[[], torch.autocast]:
     return lambda: torch.autocast(kind, torch.bfloat16, enabled=mixed)
 
 
-def _way(model: Model, name: str) -> Way:
+def _mender(model: Model) -> Mender:
     assert model.calibration is not None
-    mender = model.mender(model.calibration.quantiles, model.settings())
-    return next(way for way in mender.ways if way.name == name)
+    calibration = model.calibration
+    return model.mender(calibration.quantiles, calibration.realistic, model.settings())
 
 
 def _made(model: Model, segment: Callable[[Images], Masks]) -> Method:
@@ -183,7 +172,3 @@ def _made(model: Model, segment: Callable[[Images], Masks]) -> Method:
         )
 
     return method
-
-
-if __name__ == "__main__":
-    app()

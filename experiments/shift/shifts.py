@@ -143,14 +143,16 @@ def shifted(volume: Volume, family: str, severity: int, seed: int) -> Volume:
 
 def order(rows: pd.DataFrame) -> list[str]:
     """The shifts of a table: images as they are first, then in the order of their definition."""
-    known = ["none", *FAMILIES]
+    known = ["none", "3T", *FAMILIES]
     found = list(rows["shift"].unique())
     return sorted(found, key=lambda s: known.index(s) if s in known else -1)
 
 
 def label(shift: str) -> str:
     """For people."""
-    return {"none": "in-domain"}.get(shift, f"{shift} (unseen)" if shift in UNSEEN else shift)
+    return {"none": "in-domain", "3T": "1.5 T to 3 T"}.get(
+        shift, f"{shift} (unseen)" if shift in UNSEEN else shift
+    )
 
 
 def middle(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Learn from the validation patients how far a run's masks can be trusted; see `calibration`."""
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from jaxtyping import Float, UInt8
 from rich.console import Console
 from torch import Tensor
 
-from maskmend.calibration import Calibration, Trial, calibrate, check_enough, fit
+from maskmend.calibration import Calibration, Trial, calibrate, check_enough
 from maskmend.checkpoint import CALIBRATION, read_split, write_atomically
+from maskmend.components import one_hot
 from maskmend.config import DegradationConfig
 from maskmend.corrections import quantiles
 from maskmend.data.cohort import Case
@@ -24,7 +26,7 @@ from maskmend.errors import InputError
 from maskmend.mend import Mender
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
-from maskmend.quality import Look, agreements
+from maskmend.quality import agreements
 
 
 def calibrate_run(
@@ -58,30 +60,25 @@ def calibrate_run(
 
     training, validation = of("train_annotated", "train_unpaired_images"), of("validation")
     images = len(validation) * (1 + draws)
-    with progress_bar(console, "calibrating", len(training) + 2 * images) as advance:
+    with progress_bar(console, "calibrating", len(training) + images) as advance:
         seen = []
         for case in training:
             assert case.image is not None
             seen.append(quantiles(model.prepare(case.image).slices))
             advance()
         mean = torch.stack(seen).mean(0)
-        mender = model.mender(mean, model.settings())
         degraded: list[_Degraded] = []
         for number, case in enumerate(validation):
             rng = np.random.default_rng([model.config.seed, number])
             degraded.extend(_degraded(model, case, draws, rng))
-        first, looks = [], []
-        for one in degraded:
-            looks.append(mender.looks(one.slices))
-            first.append(one.trial(mender, looks[-1]))
-            advance()
+        mender = model.mender(mean, 0.0, model.settings())
+        realistic = float(np.mean([one.realism(mender) for one in degraded[:: 1 + draws]]))
+        mender = dataclasses.replace(mender, realistic=realistic)
         trials = []
-        for one, ways in zip(degraded, looks, strict=True):
-            # What is made of the best ways depends on predictions, and these must be of others.
-            more = mender.further(one.slices, ways, fit(first, without=one.patient))
-            trials.append(one.trial(mender, [*ways, *more.looks]))
+        for one in degraded:
+            trials.append(one.trial(mender))
             advance()
-    calibration = calibrate(trials, fit(first), mean)
+    calibration = calibrate(trials, mean, realistic)
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     return calibration
 
@@ -94,10 +91,18 @@ class _Degraded:
     slices: Float[Tensor, "slice 1 height width"]
     labels: UInt8[Tensor, "slice height width"]
 
-    def trial(self, mender: Mender, looks: Sequence[Look]) -> Trial:
-        """Masks beside the truth."""
-        dice = agreements([self.labels, *(one.labels for one in looks)], mender.classes)[0, 1:]
-        return Trial(self.patient, mender.describe(looks), dice)
+    @torch.no_grad()
+    def realism(self, mender: Mender) -> float:
+        """The discriminator's mean score of the true mask."""
+        truth = one_hot(self.labels, mender.classes).to(self.slices)
+        return mender.score(truth, self.slices).mean().item()
+
+    def trial(self, mender: Mender) -> Trial:
+        """All masks of it beside the truth."""
+        candidates = mender.candidates(self.slices)
+        labels = [self.labels, *(one.look.labels for one in candidates)]
+        dice = agreements(labels, mender.classes)[0, 1:]
+        return Trial(self.patient, mender.describe(candidates), dice)
 
 
 def _degraded(

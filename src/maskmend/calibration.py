@@ -3,6 +3,7 @@
 Fitted once, after training, on the validation patients, plain and degraded at random.
 """
 
+import itertools
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,40 @@ HARM = 0.01
 """Loss of Dice that counts as harm."""
 FEW = 0.01
 """Share of the validation images that may be harmed."""
-_CAUTIONS = [*np.linspace(0, 1, 51), 1e9]
+_GATES = np.linspace(0.4, 1, 25)
+_CAUTIONS = np.linspace(0, 1, 41)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """When a plain mask may be changed."""
+
+    gate: float
+    """Predicted Dice of a plain mask from which it is left alone: there is little to gain."""
+    caution: float
+    """Gain of Dice that a mask must promise for each point in which it differs from the plain one.
+    A small change can do little harm, and needs to promise little."""
+
+    def choose(
+        self, predicted: Float[np.ndarray, " mask"], change: Float[np.ndarray, " mask"]
+    ) -> int:
+        """The mask of the highest predicted Dice among those that promise enough.
+
+        Args:
+            predicted: Dice of each, the plain one first.
+            change: How far each is from the plain one.
+
+        Returns:
+            Its number; 0 if none does, or the plain mask is good enough.
+        """
+        enough = predicted - predicted[0] > self.caution * change
+        if predicted[0] >= self.gate or not enough.any():
+            return 0
+        return int(np.where(enough, predicted, -1).argmax())
+
+
+NEVER = Guard(gate=0.0, caution=0.0)
+"""Leaves every mask alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,27 +65,27 @@ class Calibration:
 
     quantiles: Float[Tensor, " quantile"]
     """Mean quantiles of the training images."""
-    first: Quality
-    """Of the masks of the ways alone."""
+    realistic: float
+    """The discriminator's mean score of true masks."""
     quality: Quality
-    """Of these and of what was made of the best."""
-    caution: float
-    """Gain of Dice that a mask must promise for each point in which it differs from the plain one.
-    A small change can do little harm, and needs to promise little."""
+    """Predicts the Dice of masks."""
+    guard: Guard
+    """When to leave the plain mask."""
     correlation: float
     """Between predicted and true Dice of the plain masks, every patient predicted by the others."""
 
     def choose(self, described: Described) -> int:
         """The mask to take; 0, the plain one, if no other promises enough."""
-        return choose(self.quality.predict(described.features), described.change, self.caution)
+        return self.guard.choose(self.quality.predict(described.features), described.change)
 
     def to_dict(self) -> dict[str, Any]:
         """As lists and numbers, for JSON."""
         return {
             "quantiles": self.quantiles.tolist(),
-            "first": self.first.to_dict(),
+            "realistic": self.realistic,
             "quality": self.quality.to_dict(),
-            "caution": self.caution,
+            "gate": self.guard.gate,
+            "caution": self.guard.caution,
             "correlation": self.correlation,
         }
 
@@ -60,9 +94,9 @@ class Calibration:
         """What `to_dict` made."""
         return cls(
             quantiles=torch.tensor(saved["quantiles"]),
-            first=Quality.from_dict(saved["first"]),
+            realistic=saved["realistic"],
             quality=Quality.from_dict(saved["quality"]),
-            caution=saved["caution"],
+            guard=Guard(gate=saved["gate"], caution=saved["caution"]),
             correlation=saved["correlation"],
         )
 
@@ -109,17 +143,19 @@ def fit(trials: Sequence[Trial], without: str | None = None) -> Quality:
 
 
 def calibrate(
-    trials: Sequence[Trial], first: Quality, quantiles: Float[Tensor, " quantile"]
+    trials: Sequence[Trial],
+    quantiles: Float[Tensor, " quantile"],
+    realistic: float,
 ) -> Calibration:
-    """Fit predicted Dice to trials, and find the least caution that did no harm in them.
+    """Fit predicted Dice to trials, and find the guard that gained most in them without harm.
 
-    Every patient is predicted by a regression on the others, so that the caution covers what is not
+    Every patient is predicted by a regression on the others, so that the guard covers what is not
     known of a new patient.
 
     Args:
-        trials: Of all candidates, the retouched ones too.
-        first: Predicts the Dice of the ways alone.
+        trials: Of all candidates.
         quantiles: Mean quantiles of the training images.
+        realistic: The discriminator's mean score of true masks.
 
     Raises:
         InputError: There are fewer than two patients.
@@ -129,28 +165,11 @@ def calibrate(
     plain = (np.array([v[0] for v in predicted]), np.array([one.dice[0] for one in trials]))
     return Calibration(
         quantiles=quantiles,
-        first=first,
+        realistic=realistic,
         quality=fit(trials),
-        caution=_least_caution(trials, predicted),
+        guard=_best_guard(trials, predicted),
         correlation=_correlation(*plain),
     )
-
-
-def choose(
-    predicted: Float[np.ndarray, " mask"], change: Float[np.ndarray, " mask"], caution: float
-) -> int:
-    """The mask of the highest predicted Dice among those that promise enough for their change.
-
-    Args:
-        predicted: Dice of each, the plain one first.
-        change: How far each is from the plain one.
-        caution: Promise that is wanted for a change of 1.
-
-    Returns:
-        Its number; 0 if none does.
-    """
-    promises_enough = predicted - predicted[0] > caution * change
-    return int(np.where(promises_enough, predicted, -1).argmax()) if promises_enough.any() else 0
 
 
 def check_enough(patients: Collection[str]) -> None:
@@ -162,19 +181,20 @@ def check_enough(patients: Collection[str]) -> None:
         )
 
 
-def _least_caution(
-    trials: Sequence[Trial], predicted: Sequence[Float[np.ndarray, " mask"]]
-) -> float:
-    """So that few masks lost more than HARM, and none more than 3 of it."""
-    for caution in _CAUTIONS:
+def _best_guard(trials: Sequence[Trial], predicted: Sequence[Float[np.ndarray, " mask"]]) -> Guard:
+    """Of those with which few masks lost more than HARM, and none more than 3 of it."""
+    best, most = NEVER, 0.0
+    for gate, caution in itertools.product(_GATES, _CAUTIONS):
+        guard = Guard(gate=float(gate), caution=float(caution))
         taken = [
-            choose(ours, one.described.change, caution)
+            guard.choose(ours, one.described.change)
             for ours, one in zip(predicted, trials, strict=True)
         ]
-        lost = np.array([one.dice[0] - one.dice[n] for n, one in zip(taken, trials, strict=True)])
-        if np.count_nonzero(lost > HARM) <= FEW * len(trials) and not (lost > 3 * HARM).any():
-            break
-    return float(caution)
+        gain = np.array([one.dice[n] - one.dice[0] for n, one in zip(taken, trials, strict=True)])
+        harmless = np.count_nonzero(gain < -HARM) <= FEW * len(trials) and gain.min() >= -3 * HARM
+        if harmless and gain.mean() > most:
+            best, most = guard, float(gain.mean())
+    return best
 
 
 def _correlation(a: Float[np.ndarray, " trial"], b: Float[np.ndarray, " trial"]) -> float:

@@ -102,13 +102,18 @@ def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = N
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
     """
     from maskmend.calibrate import calibrate_run
+    from maskmend.calibration import NEVER
 
     console = Console(stderr=True)
     calibration = calibrate_run(run, data, draws=draws, device=device, console=console)
-    print(
-        f"{run}: predicted and true Dice correlate by {calibration.correlation:.2f}; a mask is"
-        f" mended where that promises {calibration.caution:.2f} of what is changed"
+    guard = calibration.guard
+    mended = (
+        f"a mask is mended where its predicted Dice is below {guard.gate:.2f} and another promises"
+        f" {guard.caution:.2f} of what it changes"
+        if guard != NEVER
+        else "no rule was found that does no harm, and every mask will be left alone"
     )
+    print(f"{run}: predicted and true Dice correlate by {calibration.correlation:.2f}; {mended}")
     return DONE
 
 

@@ -291,10 +291,10 @@ class AdaptationConfig:
     """Adversarial test-time training (section 3.3)."""
 
     method: Literal["paper", "guarded"] = "paper"
-    """"paper": `steps` updates of the adaptor, as section 3.3 says; "guarded": several corrections
-    of the image and both kinds of batch norm are tried, a retouch of `steps` updates is tuned from
-    the best, the Dice of every mask is predicted, and the plain mask stays unless another promises
-    enough; of the other fields only draws and precision count then."""
+    """"paper": `steps` updates of the adaptor, as section 3.3 says; "guarded": several views
+    and corrections of the image and two kinds of batch norm statistics are tried, a retouch is
+    tuned from the best, the Dice of every mask is predicted, and the plain mask stays unless
+    another promises enough; of the other fields only draws and precision count then."""
     draws: int = Field(default=5, ge=0)
     """Degraded copies of each validation image that "guarded" learns to predict Dice from."""
     prior: Literal["discriminator", "entropy", "denoiser"] = "discriminator"

@@ -30,13 +30,8 @@ def corrections(training: Quantiles) -> Mapping[str, Correction]:
     return {
         "none": lambda images: images,
         "histogram": partial(match_histogram, target=training),
-        "smooth": partial(smooth, sigma=0.7),
-        "smoother": partial(smooth, sigma=1.2),
-        "median": median,
         "sharpen": lambda images: 2 * images - smooth(images, 1.0),
-        "brighten": partial(gamma, exponent=0.6),
         "darken": partial(gamma, exponent=1.6),
-        "unshade": unshade,
         "invert": lambda images: match_histogram(-images, target=training),
     }
 
@@ -72,22 +67,9 @@ def smooth(images: Images, sigma: float) -> Images:
     return images
 
 
-def median(images: Images) -> Images:
-    """Median of 3 x 3 pixels."""
-    padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    return padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).median(dim=-1).values
-
-
 def gamma(images: Images, exponent: float) -> Images:
     """Raise intensities, from the least to the largest as 0 to 1, to a power."""
     return _standardised(_unit(images) ** exponent)
-
-
-def unshade(images: Images) -> Images:
-    """Divide by a heavily smoothed copy, the simplest estimate of a bias field."""
-    unit = _unit(images)
-    field = smooth(unit, sigma=images.shape[-1] / 9)
-    return _standardised(unit / (field + 0.15 * field.mean()).clamp(min=1e-6))
 
 
 def _unit(images: Images) -> Images:

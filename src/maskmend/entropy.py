@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from maskmend.batch_norm import own_statistics
 from maskmend.priors import EntropyPrior
-from maskmend.ways import own_statistics
 
 
 def minimise_entropy(

@@ -1,8 +1,9 @@
 """Adaptation that is never meant to harm: several starts, judged, and a guard.
 
-1. Segment the volume in every way: each correction of the image with each batch norm.
-2. Predict the Dice of every mask; see `quality`.
-3. Blend the best masks; tune a retouch of the best way's image towards the blend; judge these too.
+1. Segment the volume in every way: corrections and views of the image, mixtures of statistics.
+2. Blend the masks that agree best with the others. Tune a retouch of the image until the
+   discriminator is content with the mask, near the blend.
+3. Predict the Dice of every mask; see `quality`.
 4. Take the best that promises enough for the change that it makes, else leave the plain mask.
 
 Axes: slice, channel or class, height, width; the slices of one volume.
@@ -19,23 +20,26 @@ from torch import Tensor, nn
 
 from maskmend.calibration import Calibration
 from maskmend.instance import Adapted
-from maskmend.quality import Described, Look, Quality, describe, look
-from maskmend.retouch import Retouched, retouch
-from maskmend.ways import Blend, Candidate, Images, Masks, Way
+from maskmend.quality import Described, Look, agreements, describe, look
+from maskmend.retouch import Aim, Retouched, retouch
+from maskmend.ways import Images, Masks, Way
 
 _BLENDED = 5
 
 
-@dataclass(frozen=True)
-class Mended:
-    """The candidates that came of looking at those before."""
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A mask of a volume, and how it came about."""
 
-    candidates: Sequence[Candidate]
-    """The blend and the retouched way."""
-    looks: Sequence[Look]
-    """Of their masks."""
-    retouched: Retouched
-    """The retouched way, again."""
+    name: str
+    masks: Masks
+    """Probabilities."""
+    look: Look
+    """What was measured of them."""
+    shown: Images
+    """What was segmented."""
+    tuned: Retouched | None = None
+    """The retouch, if it comes of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,44 +47,43 @@ class Mender:
     """The ways in which a run can segment a volume, and what judges them."""
 
     ways: Sequence[Way]
-    """Plain inference first."""
+    """Plain inference first; in the hardware's precision."""
+    plain: Callable[[Images], Masks]
+    """Plain inference in 32 bits."""
     score: Callable[[Masks, Images], Float[Tensor, " slice"]]
     """The discriminator's, of masks and what they are masks of."""
+    realistic: float
+    """Score of true masks."""
     classes: int
     """Of the masks, the background included."""
-    steps: int | None = None
-    """Of the retouch; None: chosen by itself."""
 
-    def looks(self, images: Images) -> list[Look]:
-        """The mask that each way makes, and what can be said of it alone."""
-        return [self._look(way.masks(images), images) for way in self.ways]
-
-    def describe(self, looks: Sequence[Look]) -> Described:
-        """The figures that Dice is predicted from."""
-        return describe(looks, self.classes)
-
-    def further(
-        self,
-        images: Images,
-        looks: Sequence[Look],
-        quality: Quality,
-        carried: nn.Module | None = None,
-    ) -> Mended:
-        """Candidates that are made of the ways that promise most.
+    def candidates(self, images: Images, carried: nn.Module | None = None) -> list[Candidate]:
+        """The mask of every way, then the blend, then that of the retouch.
 
         Args:
             images: All slices of the volume.
-            looks: The ways' masks.
-            quality: Predicts their Dice.
             carried: See `retouch`.
         """
-        order = np.argsort(-quality.predict(self.describe(looks).features), kind="stable")
-        best = [self.ways[number] for number in order[:_BLENDED]]
-        blend = Blend(name=f"a blend with {best[0].name}", ways=best)
-        target = blend.masks(images)
-        tuned = retouch(best[0], images, target, steps=self.steps, carried=carried)
-        looks = [self._look(masks, images) for masks in (target, tuned.way.masks(images))]
-        return Mended([blend, tuned.way], looks, tuned)
+        made = [
+            self._candidate(way.name, way.masks(images), images, shown=way.shown(images))
+            for way in self.ways
+        ]
+        agreed = agreements([one.look.labels for one in made], self.classes).mean(1)
+        best = np.argsort(-agreed, kind="stable")[:_BLENDED]
+        first = made[best[0]]
+        blend = torch.stack([made[number].masks for number in best]).mean(0)
+        aim = Aim(masks=blend, score=self.score, realistic=self.realistic)
+        tuned = retouch(self.ways[best[0]], images, aim, carried=carried)
+        masks, shown = tuned.way.masks(images), tuned.way.shown(images)
+        return [
+            *made,
+            self._candidate(f"a blend with {first.name}", blend, images, shown=first.shown),
+            self._candidate(tuned.way.name, masks, images, shown=shown, tuned=tuned),
+        ]
+
+    def describe(self, candidates: Sequence[Candidate]) -> Described:
+        """The figures that Dice is predicted from."""
+        return describe([one.look for one in candidates], self.classes)
 
     def mend(
         self, images: Images, calibration: Calibration, carried: nn.Module | None = None
@@ -96,35 +99,43 @@ class Mender:
             Masks before and after, with predicted Dice as scores.
         """
         start = time.perf_counter()
-        looks = self.looks(images)
-        more = self.further(images, looks, calibration.first, carried)
-        candidates: list[Candidate] = [*self.ways, *more.candidates]
-        described = self.describe([*looks, *more.looks])
+        candidates = self.candidates(images, carried)
+        described = self.describe(candidates)
         predicted = calibration.quality.predict(described.features)
         taken = calibration.choose(described)
-        best = int(predicted.argmax())
-        if taken:
-            promised = predicted[taken] - predicted[0]
-            decision = f"mended by {candidates[taken].name}: Dice +{promised:.2f}"
-        elif best:
-            promised = predicted[best] - predicted[0]
-            decision = f"left alone: +{promised:.2f} is not worth the risk"
-        else:
-            decision = "left alone: nothing promises more"
-        plain = candidates[0].masks(images, exact=True)
-        tuned = more.retouched if taken == len(candidates) - 1 else None
+        plain, chosen = self.plain(images), candidates[taken]
         return Adapted(
             plain=plain,
-            masks=candidates[taken].masks(images, exact=True) if taken else plain,
-            losses=tuned.losses if tuned else (),
+            masks=chosen.masks if taken else plain,
+            losses=chosen.tuned.losses if chosen.tuned else (),
             plain_scores=torch.full((len(images),), float(predicted[0])),
             scores=torch.full((len(images),), float(predicted[taken])),
-            steps=tuned.steps if tuned else 0,
+            steps=chosen.tuned.steps if chosen.tuned else 0,
             seconds=time.perf_counter() - start,
-            decision=decision,
-            adaptor=tuned.adaptor if tuned else None,
+            decision=_decision(chosen.name, predicted, taken, calibration.guard.gate),
+            adaptor=chosen.tuned.adaptor if chosen.tuned else None,
         )
 
-    def _look(self, masks: Masks, images: Images) -> Look:
+    def _candidate(
+        self,
+        name: str,
+        masks: Masks,
+        images: Images,
+        *,
+        shown: Images,
+        tuned: Retouched | None = None,
+    ) -> Candidate:
         with torch.no_grad():
-            return look(masks, self.score(masks, images))
+            seen = look(masks, self.score(masks, images))
+        return Candidate(name=name, masks=masks, look=seen, shown=shown, tuned=tuned)
+
+
+def _decision(name: str, predicted: Float[np.ndarray, " mask"], taken: int, gate: float) -> str:
+    """For people: what was decided, and why."""
+    if taken:
+        return f"mended by {name}: Dice +{predicted[taken] - predicted[0]:.2f}"
+    if predicted[0] >= gate:
+        return f"left alone: predicted Dice {predicted[0]:.2f}"
+    if best := int(predicted.argmax()):
+        return f"left alone: +{predicted[best] - predicted[0]:.2f} is not worth the risk"
+    return "left alone: nothing promises more"

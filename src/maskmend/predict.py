@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskmend.adapt import adapt_all
+from maskmend.batch_norm import mixed_statistics
 from maskmend.build import Networks
 from maskmend.calibration import Calibration, read_calibration
 from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
@@ -28,10 +29,12 @@ from maskmend.passes import resolve_precision
 from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Prior
 from maskmend.stream import adapt_onward
-from maskmend.ways import own_statistics, ways
+from maskmend.ways import ways
 
 _SLICES = {False: 32, True: 512}
 """Slices in one pass, without and with a GPU; halved when memory runs out."""
+_OWN = 0.5
+"""Share of the volume's own batch norm statistics where they are mixed with training's."""
 
 
 class Model:
@@ -188,7 +191,7 @@ class Model:
                 f"method: {self.run or 'the run'} is not calibrated; maskmend calibrate it, or"
                 " choose --method paper"
             )
-        mender = self.mender(self.calibration.quantiles, settings)
+        mender = self.mender(self.calibration.quantiles, self.calibration.realistic, settings)
         carried = None
         for number, prepared in enumerate(patients):
             made = []
@@ -264,18 +267,17 @@ class Model:
             autocast=lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=mixed),
         )
 
-    def mender(self, quantiles: Tensor, settings: AdaptationConfig) -> Mender:
+    def mender(self, quantiles: Tensor, realistic: float, settings: AdaptationConfig) -> Mender:
         """The ways in which this run can segment a volume.
 
         Args:
             quantiles: Of its training images (see `maskmend.corrections`).
-            settings: Their precision and steps count.
+            realistic: The discriminator's score of true masks.
+            settings: Their precision counts.
         """
         dtype = self._dtype(settings)
 
-        def in_precision(
-            network: Callable[..., Tensor], dtype: torch.dtype
-        ) -> Callable[..., Tensor]:
+        def in_precision(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
             def run(*given: Tensor) -> Tensor:
                 mixed = dtype == torch.bfloat16
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
@@ -283,27 +285,25 @@ class Model:
 
             return run
 
-        def trained(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-            segmentor = self._folded(dtype)[0]
-            run = in_precision(nn.Sequential(self.networks.adaptor, segmentor), dtype)
-            return lambda images: torch.cat([run(part) for part in images.split(self._slices)])
+        def in_parts(segment: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+            return lambda images: torch.cat([segment(p) for p in images.split(self._slices)])
 
-        def own(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:  # statistics of all slices
-            segmentor = own_statistics(frozen(self.networks.segmentor, dtype, fold=False))
-            return in_precision(nn.Sequential(self.networks.adaptor, segmentor), dtype)
-
-        full = torch.float32
+        adaptor = self.networks.adaptor
+        trained, exact = (
+            nn.Sequential(adaptor, self._folded(d)[0]) for d in (dtype, torch.float32)
+        )
+        # All slices at once: their statistics are those of the volume.
+        mixed = mixed_statistics(frozen(self.networks.segmentor, dtype, fold=False), _OWN)
         return Mender(
             ways=ways(
                 corrections(quantiles.to(self.device)),
-                {
-                    "training": (trained(dtype), trained(full)),
-                    "own statistics": (own(dtype), own(full)),
-                },
+                in_parts(in_precision(trained)),
+                in_precision(nn.Sequential(adaptor, mixed)),
             ),
-            score=in_precision(self._discriminator_prior(dtype).realism, dtype),
+            plain=torch.no_grad()(lambda images: in_parts(exact)(images).softmax(1)),
+            score=in_precision(self._discriminator_prior(dtype).realism),
+            realistic=realistic,
             classes=self.config.data.classes,
-            steps=None if settings.steps == "auto" else settings.steps,
         )
 
     def _dtype(self, settings: AdaptationConfig) -> torch.dtype:

@@ -1,14 +1,15 @@
 """An adaptor of few degrees of freedom: it can do to an image what scanners do, and little else.
 
 The convolutional adaptor of the paper can draw what the prior wants to see. This one cannot, which
-is why it may take large steps (docs/guard.md).
+is why it may take large steps (docs/guard.md). It is tuned, as in section 3.3, until the
+discriminator finds the mask as realistic as true ones, and stays near a mask that is likely right.
 
 Axes: slice, channel or class, height, width; the slices of one volume.
 """
 
 import copy
 import dataclasses
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,10 @@ from maskmend.ways import Images, Masks, Way
 
 _KNOTS = torch.linspace(-1.5, 3.0, 6)
 """Intensities, in interquartile ranges from the median, at which the tone curve is bent."""
-_LEARNING_RATE = 1e-2
-_PLATEAU = 5
-"""Steps in which an automatic run wants the loss to fall by a hundredth."""
+_LEARNING_RATE = 2e-2
+STEPS = 4
+_REALISM = 0.3
+"""Weight of the adversarial loss beside that of the distance to the target."""
 
 
 class Retouch(nn.Module):
@@ -57,30 +59,48 @@ class Retouched:
     steps: int
     """Updates behind it."""
     losses: tuple[float, ...]
-    """Before each step and after the last: one less the mean soft Dice over structures."""
+    """Before each step and after the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What a retouch is tuned to."""
+
+    masks: Masks
+    """Probabilities to stay near to."""
+    score: Callable[[Masks, Images], Float[Tensor, " slice"]]
+    """The discriminator's, of masks and the images that they are of."""
+    realistic: float
+    """Score that true masks have: what is above is left alone."""
+
+    def loss(self, masks: Masks, images: Images) -> Float[Tensor, ""]:
+        """One less the soft Dice with the masks, and equation 2's second line, from below."""
+        missing = (self.realistic - self.score(masks, images)).clamp(min=0)
+        return 1 - _soft_dice(masks, self.masks) + _REALISM * missing.square().mean()
 
 
 def retouch(
     way: Way,
     images: Images,
-    target: Masks,
+    aim: Aim,
     *,
-    steps: int | None = None,
+    steps: int = STEPS,
     carried: nn.Module | None = None,
 ) -> Retouched:
-    """Tune a retouch of what a way shows to its segmentor, until the mask is the target.
+    """Tune a retouch of what a way shows to its segmentor.
 
     Args:
         way: Where to start.
         images: All slices of a volume.
-        target: Probabilities.
-        steps: Updates (Adam); by default until the loss no longer falls, at most 50.
-        carried: The retouch of another volume, to start from where that is nearer to the target.
+        aim: The loss.
+        steps: Updates (Adam).
+        carried: The retouch of another volume, to start from where that has the lower loss.
     """
-    shown = way.correction(images)
+    shown = way.shown(images)
+    straight = dataclasses.replace(way, correction=lambda images: images)
 
     def loss_of(adaptor: nn.Module) -> Float[Tensor, ""]:
-        return 1 - _soft_dice(way.segmentor(adaptor(shown)).float().softmax(1), target)
+        return aim.loss(straight.segment(adaptor(shown)), images)
 
     adaptor: nn.Module = Retouch().to(images.device)
     if carried is not None:
@@ -90,16 +110,15 @@ def retouch(
     optimizer = torch.optim.Adam(adaptor.parameters(), _LEARNING_RATE)
     losses: list[float] = []
     kept, kept_step = adaptor, 0
-    while True:
+    for step in range(steps + 1):
         loss = loss_of(adaptor)
         losses.append(loss.item())
-        if losses[-1] == min(losses):
-            kept, kept_step = copy.deepcopy(adaptor), len(losses) - 1
-        if len(losses) > (50 if steps is None else steps) or (steps is None and _settled(losses)):
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        if not step or losses[-1] < min(losses[:-1]):
+            kept, kept_step = copy.deepcopy(adaptor), step
+        if step < steps:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
     kept.requires_grad_(False)
     tuned = dataclasses.replace(
         way,
@@ -107,11 +126,6 @@ def retouch(
         correction=lambda images: kept(way.correction(images)),
     )
     return Retouched(tuned, kept, kept_step, tuple(losses))
-
-
-def _settled(losses: list[float]) -> bool:
-    earlier = min(losses[:-_PLATEAU], default=math.inf)
-    return min(losses) >= 0.99 * earlier
 
 
 def _soft_dice(masks: Masks, target: Masks) -> Float[Tensor, ""]:

@@ -1,34 +1,22 @@
-"""Ways from an image to a mask: a correction of the image, then one of two batch norms.
+"""Ways from an image to a mask: a correction, a view, and a mixture of batch norm statistics.
 
 Axes: slice, channel or class, height, width; the slices of one volume.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskmend.corrections import Correction
+from maskmend.views import View
 
 Images = Float[Tensor, "slice channel height width"]
 Masks = Float[Tensor, "slice class height width"]
 Segment = Callable[[Images], Tensor]
 """Images to logits."""
-
-
-class Candidate(Protocol):
-    """Anything that makes a mask of a volume."""
-
-    @property
-    def name(self) -> str:
-        """For people."""
-
-    def masks(self, images: Images, *, exact: bool = False) -> Masks:
-        """Probabilities, in the hardware's precision, or exactly: in 32 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,63 +25,48 @@ class Way:
 
     name: str
     correction: Correction
+    view: View
     segmentor: Segment
-    """In the hardware's precision."""
-    exact: Segment
-    """The same in 32 bits."""
+
+    def shown(self, images: Images) -> Images:
+        """What the segmentor sees, but for the view."""
+        return self.correction(images)
+
+    def segment(self, images: Images) -> Masks:
+        """Probabilities, with gradients."""
+        logits = self.segmentor(self.view.of(self.shown(images)))
+        return self.view.back(logits.float().softmax(1))
 
     @torch.no_grad()
-    def masks(self, images: Images, *, exact: bool = False) -> Masks:
+    def masks(self, images: Images) -> Masks:
         """Probabilities."""
-        segment = self.exact if exact else self.segmentor
-        return segment(self.correction(images)).float().softmax(1)
+        return self.segment(images)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Blend:
-    """Several ways at once: the mean of their masks."""
-
-    name: str
-    ways: Sequence[Way]
-
-    def masks(self, images: Images, *, exact: bool = False) -> Masks:
-        """Probabilities."""
-        total = self.ways[0].masks(images, exact=exact)
-        for way in self.ways[1:]:
-            total = total + way.masks(images, exact=exact)
-        return total / len(self.ways)
+VIEWS: Mapping[str, View] = {
+    "turned": View(degrees=20),
+    "turned back": View(degrees=-20),
+    "reduced": View(zoom=0.87),
+}
 
 
-def ways(
-    corrections: Mapping[str, Correction], segmentors: Mapping[str, tuple[Segment, Segment]]
-) -> Sequence[Way]:
-    """Every correction with every segmentor; the first of both, plain inference, comes first.
+def ways(corrections: Mapping[str, Correction], trained: Segment, mixed: Segment) -> Sequence[Way]:
+    """Plain inference and views of the image; and with mixed statistics, corrections as well.
 
     Args:
-        corrections: By name.
-        segmentors: By name, in the hardware's precision and exact; the first's name is not shown.
+        corrections: By name; "none" is first, and needed.
+        trained: The segmentor as it was trained.
+        mixed: The segmentor with statistics that are in part the image's own: so many shifts are
+            undone by these that whatever else is done to the image goes with them.
     """
+    straight = [("none", corrections["none"], View())]
+    corrected = [(name, correct, View()) for name, correct in corrections.items()]
+    seen = [(name, corrections["none"], view) for name, view in VIEWS.items()]
     return [
-        Way(
-            name=f"{fix}{f' + {norm}' if number else ''}",
-            correction=correct,
-            segmentor=segmentor,
-            exact=exact,
+        Way(name=name + statistics, correction=correct, view=view, segmentor=segmentor)
+        for statistics, segmentor, some in (
+            ("", trained, [*straight, *seen]),
+            (" + own statistics", mixed, [*corrected, *seen]),
         )
-        for number, (norm, (segmentor, exact)) in enumerate(segmentors.items())
-        for fix, correct in corrections.items()
+        for name, correct, view in some
     ]
-
-
-def own_statistics(segmentor: nn.Module) -> nn.Module:
-    """A copy whose batch norms take mean and variance from the images that they are shown.
-
-    Nado et al. 2020, "Evaluating prediction-time batch normalization for robustness under covariate
-    shift". A segmentor without batch norm comes back the same function.
-    """
-    segmentor = copy.deepcopy(segmentor)
-    for module in segmentor.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.track_running_stats = False
-            module.running_mean = module.running_var = None
-    return segmentor.eval().requires_grad_(False)

@@ -1,15 +1,17 @@
 """The shift benchmark at a tiny size: whole, resumed, and never done twice."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from experiments.shift import run as shift_run
-from experiments.shift.methods import METHODS, NEEDS, prepare
+from experiments.shift.methods import METHODS, NEEDS
+from experiments.shift.run import Row
 from maskmend.config import to_yaml
 from maskmend.data.phantom import write_cohort
+from maskmend.errors import ConfigError
 from tests.tiny import tiny
 
 
@@ -32,11 +34,9 @@ def made(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shift_run, "HERE", root)
-        shift_run.main(**arguments, methods=("none",))
         for name, small in {"rotation": {}, "dae": {"width": 1}}.items():
             file, train = NEEDS[name]
             patch.setitem(NEEDS, name, (file, partial(train, iterations=2, **small)))
-        prepare(root / "runs" / "small0", root / "hearts", Console(quiet=True))
         shift_run.main(**arguments)
         yield arguments, pd.read_csv(root / "shift.csv", keep_default_na=False)
 
@@ -71,3 +71,60 @@ def test_a_table_that_was_cut_is_completed_and_no_line_made_twice(made):
     pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
     shift_run.main(**arguments)
     assert len(pd.read_csv(path)) == len(table)
+
+
+def test_the_real_shift_is_a_training_of_its_own(monkeypatch, tmp_path):
+    """On the published split of scanners, for the patients of which a stand-in is enough here."""
+    trained = []
+
+    def remember(segmentor, seed, data, run, overrides, console):
+        trained.append((segmentor, seed, run.name, overrides))
+        return SimpleNamespace(run=run, config=SimpleNamespace(seed=seed))
+
+    monkeypatch.setattr(shift_run, "_trained", remember)
+    monkeypatch.setattr(shift_run, "prepare", lambda *_: None)
+    monkeypatch.setattr(shift_run, "method_of", lambda name, model: name)
+    monkeypatch.setattr(
+        shift_run, "cases_of", lambda model, *_: [SimpleNamespace(patient="patient1", phase="ED")]
+    )
+
+    def row(model, methods, case, family, severity, seed, segmentor):
+        for name in methods:
+            yield Row(segmentor, name, family, severity, seed, case.patient, case.phase,
+                      0.5, 9.0, 0.1, 0, 1.0)  # fmt: skip
+
+    monkeypatch.setattr(shift_run, "_rows", row)
+    shift_run.main(
+        data=tmp_path, out=tmp_path, csv_=tmp_path / "shift.csv", segmentors=("gan",), seeds=(1,),
+        methods=("none",), families=("3T", "noise"), severities=(2,),
+    )  # fmt: skip
+    assert trained == [
+        ("gan", 1, "gan1", []),
+        ("gan", 1, "gan_3T_1", ["data.split=scanner_1p5T_to_3T"]),
+    ]
+    table = pd.read_csv(tmp_path / "shift.csv", keep_default_na=False)
+    assert list(zip(table["shift"], table["severity"], strict=True)) == [
+        ("none", 0), ("noise", 2), ("3T", 0)
+    ]  # fmt: skip
+
+
+def test_without_data_the_remedy_is_named():
+    with pytest.raises(ConfigError, match="--data: name ACDC's training set, or ask for --hearts"):
+        shift_run.main()
+
+
+def test_hearts_are_drawn_once_and_are_the_data(monkeypatch, tmp_path):
+    asked = []
+
+    def remember(segmentor, seed, data, run, overrides, console):
+        asked.append((segmentor, data, run.name))
+        raise InterruptedError
+
+    monkeypatch.setattr(shift_run, "_trained", remember)
+    monkeypatch.setattr(shift_run, "HEARTS", 1)
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            shift_run.main(hearts=True, out=tmp_path, csv_=tmp_path / "shift.csv")
+        drawn = sorted((tmp_path / "hearts" / "images").iterdir())
+    assert asked == [("hearts", tmp_path / "hearts", "hearts0")] * 2
+    assert len(drawn) == 2
