@@ -210,6 +210,21 @@ def predict(
 
 
 @app.command
+def export(run: Path, *, out: Out) -> int:
+    """Write a run as a MONAI bundle, which other tools can run, adaptation included.
+
+    Args:
+        run: Run folder of a training.
+        out: Folder of the bundle.
+    """
+    from maskmend.export import export_bundle
+
+    export_bundle(run, out)
+    print(f"{out}: a MONAI bundle; {out / 'docs' / 'README.md'} says how it is run")
+    return DONE
+
+
+@app.command
 def evaluate(
     *,
     predictions: Path,
