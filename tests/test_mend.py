@@ -5,11 +5,12 @@ import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 
-from maskmend.calibrate import calibrate_run
+from maskmend.calibrate import TRIALS, calibrate_run
 from maskmend.calibration import Guard
 from maskmend.checkpoint import CALIBRATION, SPLIT
 from maskmend.cli import main
@@ -225,6 +226,16 @@ def test_calibration_is_the_same_when_done_again(run, hearts):
     saved = json.loads((run / CALIBRATION).read_text())
     calibrate_run(run, hearts, draws=1, device="cpu", console=Console(quiet=True))
     assert json.loads((run / CALIBRATION).read_text()) == saved
+
+
+def test_every_mask_of_the_calibration_is_told(run, hearts):
+    table = pd.read_csv(run / TRIALS)
+    masks = len(mender_of(load(run, "cpu")).ways) + 2
+    split = json.loads((run / SPLIT).read_text())
+    assert set(table["patient"]) == set(split["validation"])
+    assert len(table) == len(split["validation"]) * 2 * 2 * masks  # phases, draws
+    assert (table[table["mask"] == "none"]["change"] == 0).all()
+    assert table["dice"].between(0, 1).all()
 
 
 def test_a_missing_patient_is_named(run, hearts, tmp_path):

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from rich.console import Console
 from torch import Tensor
 
-from maskmend.calibration import Calibration, Trial, calibrate, check_enough
+from maskmend.calibration import Calibration, Trial, as_table, calibrate, check_enough
 from maskmend.checkpoint import CALIBRATION, read_split, write_atomically
 from maskmend.components import one_hot
 from maskmend.config import DegradationConfig
@@ -28,11 +28,16 @@ from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
 from maskmend.quality import agreements
 
+TRIALS = "trials.csv"
+
 
 def calibrate_run(
     run: Path, data: Path, *, draws: int = 5, device: str | None = None, console: Console
 ) -> Calibration:
     """Fit predicted Dice on a run's validation patients, plain and degraded; kept in the run.
+
+    Beside calibration.json, trials.csv tells of every mask that was made: its Dice, and what was
+    predicted of it without its patient.
 
     Args:
         run: Folder of a finished training.
@@ -79,6 +84,8 @@ def calibrate_run(
             trials.append(one.trial(mender))
             advance()
     calibration = calibrate(trials, mean, realistic)
+    names = [*(way.name for way in mender.ways), "blend", "retouched"]
+    write_atomically(run / TRIALS, as_table(trials, names).to_csv(index=False))
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     return calibration
 
@@ -88,6 +95,7 @@ class _Degraded:
     """An image of a validation patient, as it is or degraded, and its truth."""
 
     patient: str
+    draw: int
     slices: Float[Tensor, "slice 1 height width"]
     labels: UInt8[Tensor, "slice height width"]
 
@@ -102,7 +110,7 @@ class _Degraded:
         candidates = mender.candidates(self.slices)
         labels = [self.labels, *(one.look.labels for one in candidates)]
         dice = agreements(labels, mender.classes)[0, 1:]
-        return Trial(self.patient, mender.describe(candidates), dice)
+        return Trial(self.patient, mender.describe(candidates), dice, self.draw)
 
 
 def _degraded(
@@ -117,5 +125,7 @@ def _degraded(
     for draw in range(1 + draws):
         slices = prepared.slices
         if draw:
-            slices = degrade_volume(slices, DegradationConfig(), preprocess, rng)
-        yield _Degraded(case.patient, slices.to(model.device), labels)
+            degraded = degrade_volume(slices, DegradationConfig(), preprocess, rng)
+            # Between the two: a guard must know mild changes, in which there is less to gain.
+            slices = torch.lerp(slices, degraded, float(rng.uniform(0.25, 1)))
+        yield _Degraded(case.patient, draw, slices.to(model.device), labels)

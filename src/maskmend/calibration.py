@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -124,6 +125,8 @@ class Trial:
     patient: str
     described: Described
     dice: Float[np.ndarray, " mask"]
+    draw: int = 0
+    """Which degraded copy it is of; 0 is the image as it is."""
 
 
 def fit(trials: Sequence[Trial], without: str | None = None) -> Quality:
@@ -160,8 +163,7 @@ def calibrate(
     Raises:
         InputError: There are fewer than two patients.
     """
-    qualities = {p: fit(trials, without=p) for p in {trial.patient for trial in trials}}
-    predicted = [qualities[one.patient].predict(one.described.features) for one in trials]
+    predicted = predicted_by_others(trials)
     plain = (np.array([v[0] for v in predicted]), np.array([one.dice[0] for one in trials]))
     return Calibration(
         quantiles=quantiles,
@@ -170,6 +172,32 @@ def calibrate(
         guard=_best_guard(trials, predicted),
         correlation=_correlation(*plain),
     )
+
+
+def predicted_by_others(trials: Sequence[Trial]) -> list[Float[np.ndarray, " mask"]]:
+    """Dice of each trial's masks, predicted by what the other patients taught."""
+    qualities = {p: fit(trials, without=p) for p in {trial.patient for trial in trials}}
+    return [qualities[one.patient].predict(one.described.features) for one in trials]
+
+
+def as_table(trials: Sequence[Trial], names: Sequence[str]) -> pd.DataFrame:
+    """A line a mask, for people: what it was, its true Dice and what the others predicted.
+
+    Args:
+        trials: Any number.
+        names: Of the masks, in their order.
+    """
+    return pd.DataFrame(
+        {
+            "patient": one.patient,
+            "draw": one.draw,
+            "mask": names,
+            "dice": one.dice.round(5),
+            "predicted": predicted.round(5),
+            "change": one.described.change.round(5),
+        }
+        for one, predicted in zip(trials, predicted_by_others(trials), strict=True)
+    ).explode(["mask", "dice", "predicted", "change"], ignore_index=True)
 
 
 def check_enough(patients: Collection[str]) -> None:

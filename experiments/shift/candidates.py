@@ -1,0 +1,98 @@
+"""What each way of making a mask gains on the validation patients, and what the guard makes of it.
+
+    python -m experiments.shift.candidates runs/shift/gan0 --out docs/results/candidates.md
+
+From RUN/trials.csv, which `maskmend calibrate` writes: validation patients, as they are and
+degraded. Settings are chosen on this page, never on test patients.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from cyclopts import App
+
+from experiments.shift.table import FAILED, auc
+from maskmend.calibrate import TRIALS
+from maskmend.calibration import Guard, read_calibration
+
+app = App(help=__doc__, help_format="plaintext")
+IMAGE = ["patient", "case", "draw"]
+
+
+@app.default
+def main(run: Path, *, out: Path) -> None:
+    """Write the page.
+
+    Args:
+        run: A calibrated run.
+        out: The page.
+    """
+    calibration = read_calibration(run)
+    if calibration is None:
+        raise SystemExit(f"{run}: is not calibrated; maskmend calibrate it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page = tell(pd.read_csv(run / TRIALS), calibration.guard)
+    out.write_text(
+        f"# Candidates on the validation patients: {run.name}\n\n{page}", encoding="utf-8"
+    )
+
+
+def tell(trials: pd.DataFrame, guard: Guard) -> str:
+    """The page's text."""
+    trials = numbered(trials)
+    plain = trials[trials["mask"] == "none"]
+    told, true = plain["predicted"], plain["dice"]
+    found = auc(list(told), list(true < FAILED))
+    lines = [
+        f"{trials['patient'].nunique()} patients, {len(plain)} images. Predicted and true Dice of"
+        f" plain masks correlate by {told.corr(true):.3f}; the area under the curve for those below"
+        f" {FAILED} is {found:.3f}. Gains in points over the plain mask; harmed are images that"
+        " lost more than a point.\n",
+        "| mask | as they are | harmed | degraded | harmed | worst |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *_rows(trials),
+        _row("**the guard**", *_guarded(trials, guard)),
+        f"\nThe guard: gate {guard.gate:.3f}, caution {guard.caution:.3f}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def numbered(trials: pd.DataFrame) -> pd.DataFrame:
+    """With the number of a patient's image, which draw 0 begins, and gains in points."""
+    first = (trials["mask"] == "none") & (trials["draw"] == 0)
+    trials = trials.assign(case=first.cumsum())
+    plain = trials[trials["mask"] == "none"].set_index(IMAGE)["dice"].rename("plain")
+    trials = trials.join(plain, on=IMAGE)
+    return trials.assign(gain=100 * (trials["dice"] - trials["plain"]))
+
+
+def _rows(trials: pd.DataFrame) -> Iterator[str]:
+    for mask, rows in trials.groupby("mask", sort=False):
+        yield _row(str(mask), rows["draw"].to_numpy(), rows["gain"].to_numpy())
+    best = trials.groupby(IMAGE)["gain"].max()
+    yield _row(
+        "the best of each image", best.index.get_level_values("draw").to_numpy(), best.to_numpy()
+    )
+
+
+def _guarded(trials: pd.DataFrame, guard: Guard) -> tuple[np.ndarray, np.ndarray]:
+    draws, gains = [], []
+    for (_, _, draw), rows in trials.groupby(IMAGE, sort=False):
+        taken = guard.choose(rows["predicted"].to_numpy(), rows["change"].to_numpy())
+        draws.append(draw)
+        gains.append(rows["gain"].iloc[taken])
+    return np.array(draws), np.array(gains)
+
+
+def _row(name: str, draws: np.ndarray, gains: np.ndarray) -> str:
+    cells = [name]
+    for some in (gains[draws == 0], gains[draws > 0]):
+        harmed = f"{100 * np.mean(some < -1):.0f}%"
+        cells += [f"{some.mean():+.1f}", harmed] if len(some) else ["", ""]
+    return f"| {' | '.join([*cells, f'{gains.min():+.1f}'])} |"
+
+
+if __name__ == "__main__":
+    app()
