@@ -48,7 +48,10 @@ SHIPPED = sorted(
         *Path(str(files("maskmend"))).glob("configs/*.yaml"),
     ]
 )
-VERBS = ("demo", "train", "calibrate", "predict", "evaluate", "config", "doctor", "completion")
+VERBS = (
+    *("demo", "train", "calibrate", "fit-prior", "predict", "evaluate", "config"),
+    *("doctor", "completion"),
+)
 HEAVY = ("torch", "monai", "lightning_fabric", "pandas", "scipy", "matplotlib", "nibabel")
 TINY = tiny(
     training={

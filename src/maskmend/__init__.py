@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from maskmend.errors import ConfigError, InputError, MaskmendError, RunError
     from maskmend.evaluate.scores import evaluate
     from maskmend.files import predict_files
+    from maskmend.fit_prior import fit_prior
+    from maskmend.fitted import FittedPrior
     from maskmend.guest import bring
     from maskmend.instance import Adapted
     from maskmend.predict import Model, load
     from maskmend.prediction import Prediction
+    from maskmend.prior_folder import load_prior, save_prior
     from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
     from maskmend.train import train
 
@@ -36,6 +39,7 @@ _HOMES = {
     "ConfigError": "errors",
     "DiscriminatorPrior": "priors",
     "EntropyPrior": "priors",
+    "FittedPrior": "fitted",
     "InputError": "errors",
     "MaskmendError": "errors",
     "Model": "predict",
@@ -47,15 +51,19 @@ _HOMES = {
     "bring": "guest",
     "build": "build",
     "evaluate": "evaluate.scores",
+    "fit_prior": "fit_prior",
     "load": "predict",
+    "load_prior": "prior_folder",
     "predict_files": "files",
     "read_config": "config",
+    "save_prior": "prior_folder",
     "train": "train",
 }
 
 __all__ = [  # noqa: RUF022  # as they are met
     "load", "bring", "Model", "Prediction", "predict_files",
     "adapt", "Adapted", "AdaptationConfig", "Prior", "DiscriminatorPrior", "EntropyPrior",
+    "fit_prior", "FittedPrior", "load_prior", "save_prior",
     "train", "build", "Networks", "Config", "read_config", "evaluate",
     "MaskmendError", "InputError", "ConfigError", "RunError",
 ]  # fmt: skip

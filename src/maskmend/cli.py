@@ -118,6 +118,39 @@ def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = N
 
 
 @app.command
+def fit_prior(
+    *,
+    data: Data,
+    out: Out,
+    model: Path | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    device: str | None = None,
+) -> int:
+    """Train a mask discriminator after the fact, for a model that came without one; resumes.
+
+    Real masks are told from corrupted ones and, with --model, from the model's predictions on the
+    images as they are and degraded. Use it with predict --prior.
+
+    Args:
+        data: Folder of the data: ACDC, LVSC, or images/ and masks/, or unpaired_masks/ alone.
+        out: Folder of the prior.
+        model: Whose predictions are fakes too: a run folder, whose validation patients are held
+            out, a TorchScript or torch.export file, or a MONAI bundle. The prior gets its grid.
+        set_: section.field=value, over the defaults or the model's; may be repeated. The sections
+            are those of PRIOR/config.yaml.
+        device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
+    """
+    from maskmend.devices import device_of
+    from maskmend.fit import fit_folder, source_of
+
+    where = device_of(device)
+    source = source_of(model, set_, where) if model else None
+    prior = fit_folder(data, out, source=source, overrides=set_, device=where)
+    print(f"{out}: masks that score {prior.enough:+.2f} are realistic enough")
+    return DONE
+
+
+@app.command
 def predict(
     model: Path,
     images: Annotated[list[Path], Parameter(consume_multiple=True)],

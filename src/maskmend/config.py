@@ -384,6 +384,9 @@ class FittingConfig:
     """Slices of each kind a batch: real, corrupted and, with a segmentor, predicted."""
     learning_rate: float = Field(default=2e-4, gt=0)
     """Adam's step size; it falls to zero along a half cosine."""
+    predictions: bool = True
+    """Take a segmentor's predictions for fakes, where there is one. False leaves fake anchors
+    alone; of a run only its grid and its patients count then."""
     look_every: int = Field(default=100, gt=0)
     """Iterations between two looks at what is held out, each with a checkpoint."""
 

@@ -20,6 +20,7 @@ from maskmend.adapt import adapt
 from maskmend.config import AdaptationConfig, config_from
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
+from maskmend.devices import device_of
 from maskmend.errors import ConfigError, InputError
 from maskmend.fitted import FittedPrior
 from maskmend.instance import Adapted
@@ -258,11 +259,8 @@ def bring(path: str | Path, prior: str | Path | None, device: str | None = None)
         RunError: Either is no such thing, or damaged.
         ConfigError: They do not fit each other, or there is no such device.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = device_of(device)
     fitted = load_prior(prior) if prior else None
     model = read_model(Path(path).absolute(), fitted.config if fitted else None)
     folder = Path(prior).absolute() if prior else None
-    try:
-        return Guest(model, fitted, torch.device(device), folder)
-    except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
-        raise ConfigError(f"device: {device} is not available on this machine; try cpu") from error
+    return Guest(model, fitted, where, folder)

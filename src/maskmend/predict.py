@@ -20,6 +20,7 @@ from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
 from maskmend.denoiser import read_denoiser
+from maskmend.devices import device_of
 from maskmend.errors import ConfigError, RunError
 from maskmend.follow import follow_denoiser
 from maskmend.frozen import frozen
@@ -44,8 +45,8 @@ class Model:
         config: The run's configuration.
         networks: Its networks, in evaluation mode.
         device: Where to compute.
-        enough: Mean score from which automatic adaptation leaves masks alone: that of the
-            validation patients' predictions.
+        enough: Mean score from which automatic adaptation leaves masks alone, where the run's own
+            discriminator judges: that of the validation patients' predictions.
         digest: SHA-256 of the file that the weights come from.
         run: The folder that it was loaded from.
         calibration: What it knows of its own mistakes.
@@ -244,7 +245,7 @@ class Model:
             self.prior(settings),
             instances,
             settings,
-            enough=self.enough,
+            enough=self.enough if settings.prior == "discriminator" else None,
             slices=self._slices,
             # Masks have 32 bits whatever adaptation had, so that plain ones are plain inference.
             exact=None if settings.batch_norm == "train" or segmentor is full else full,
@@ -347,17 +348,14 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
         ConfigError: There is no such device.
         RunError: The folder is no run, or its weights are missing, truncated or foreign.
     """
-    config, networks = load_run(Path(run))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return Model(
-            config,
-            networks,
-            torch.device(device),
-            validation_realism(Path(run)),
-            digest_of(Path(run) / WEIGHTS),
-            Path(run).absolute(),
-            read_calibration(Path(run)),
-        )
-    except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
-        raise ConfigError(f"device: {device} is not available on this machine; try cpu") from error
+    run = Path(run)
+    config, networks = load_run(run)
+    return Model(
+        config,
+        networks,
+        device_of(device),
+        validation_realism(run),
+        digest_of(run / WEIGHTS),
+        run.absolute(),
+        read_calibration(run),
+    )

@@ -5,7 +5,7 @@ Axes: slice or patch, channel or class, then height and width, or depth, height 
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -123,6 +123,28 @@ def check_device(name: str, network: nn.Module, images: Tensor) -> None:
                 f"{name}: is on {tensor.device}, the images are on {images.device}; move one of"
                 " them to the other's device"
             )
+
+
+def check_masks(
+    masks_of: Callable[[Tensor], Tensor], images: Tensor, classes: int, size: int
+) -> None:
+    """Raises ConfigError unless the masks of an image are such as a prior judges.
+
+    Args:
+        masks_of: Images to probabilities.
+        images: One is tried.
+        classes: That the prior knows, the background included.
+        size: Height and width of its masks.
+    """
+    one = images[:1]
+    with _naming(f"segmentor: cannot take images of shape {tuple(one.shape)}"):
+        masks = masks_of(one)
+    if masks.shape[1:] != (classes, size, size):
+        raise ConfigError(
+            f"segmentor: gives masks of (classes, height, width) {tuple(masks.shape[1:])}, but the"
+            f" prior's are {(classes, size, size)}, the background included; bring masks of the"
+            " same classes and size"
+        )
 
 
 @contextlib.contextmanager
