@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test lint format clean
+.PHONY: demo docs test test-minimal test-newest lint format dist check-dist clean
+
+# What test-minimal and test-newest run, for example TESTS='tests/test_cli.py -k help'.
+TESTS ?= tests
 
 demo: $(VENV)/.installed
 	$(BIN)/maskmend demo --out demo
@@ -14,6 +17,28 @@ docs: $(VENV)/.installed
 
 test: lint
 	$(BIN)/pytest
+
+# The lowest versions that pyproject.toml admits, and the newest of everything but torch.
+test-minimal:
+	$(PYTHON) -m venv --clear build/minimal
+	build/minimal/bin/pip install --quiet --constraint constraints-minimal.txt --editable '.[test]'
+	build/minimal/bin/pytest $(TESTS)
+
+test-newest:
+	$(PYTHON) -m venv --clear build/newest
+	grep '^torch==' constraints.txt > build/torch.txt
+	build/newest/bin/pip install --quiet --constraint build/torch.txt --editable '.[test]'
+	build/newest/bin/pytest $(TESTS)
+
+dist: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+# The wheel alone in a fresh environment, away from the source tree.
+check-dist: dist
+	$(PYTHON) -m venv --clear build/fresh
+	build/fresh/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build && fresh/bin/maskmend doctor && fresh/bin/maskmend demo --out fresh/demo
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

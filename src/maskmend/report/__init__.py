@@ -1,1 +1,0 @@
-"""The page that people read: one HTML file about a folder of masks."""
