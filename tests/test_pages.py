@@ -12,7 +12,7 @@ from docs.build import GENERATED
 from maskmend import calibrate as calibration
 from maskmend import config as configuration
 from maskmend.calibrate import calibrate_run
-from maskmend.config import config_from, to_yaml
+from maskmend.config import Config, config_from, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.train import train
 from tests.snippets import IMAGES, RUN, SHOWN, blocks, copy_reader, run_page, tiny_version
@@ -50,7 +50,12 @@ def folder(made, page, tmp_path, monkeypatch):
     copy_reader(made, page, tmp_path)
     monkeypatch.chdir(tmp_path)
     read = configuration.read_config
-    monkeypatch.setattr(configuration, "read_config", lambda *given: tiny_version(read(*given)))
+
+    def read_tiny(*given, **named):
+        config = read(*given, **named)
+        return tiny_version(config) if isinstance(config, Config) else config
+
+    monkeypatch.setattr(configuration, "read_config", read_tiny)
     quick = {"draws": 1}
     monkeypatch.setattr(
         calibration, "calibrate_run", lambda *runs, **named: calibrate_run(*runs, **named | quick)
