@@ -155,7 +155,52 @@ def test_several_channels_and_a_sigmoid_of_one_structure(images, tmp_path):
     assert (prediction.labels != expected).mean() < 1e-4
 
 
+def test_a_call_is_continued_unless_the_prior_is_another_one(images, prior, tmp_path, capsys):
+    model, out = save(network(), tmp_path / "model.ts"), tmp_path / "out"
+    predict(model, images, out, "--prior", prior, "--steps", 1)
+    capsys.readouterr()
+    predict(model, images, out, "--prior", prior, "--steps", 1)
+    assert "2 of 2 images are done already" in capsys.readouterr().err
+    other = write_prior(tmp_path / "other", preprocess={"size": 48, "spacing_mm": 7})
+    model.with_suffix(".yaml").write_text("preprocess: {size: 32, spacing_mm: 10}")
+    predict(model, images, out, "--prior", other, "--steps", 1)
+    assert "done already" not in capsys.readouterr().err
+
+
+def test_a_stream_goes_on_from_the_image_before(images, prior, tmp_path):
+    guest = bring(save(network(), tmp_path / "model.ts"), prior, "cpu")
+    patients = [[guest.prepare(image)] for image in images]
+    alone, stream = (
+        [made for _, made in guest.adapt_patients(patients, guest.settings(**given))]
+        for given in (
+            {"steps": 3, "learning_rate": 0.05},
+            {"steps": 3, "learning_rate": 0.05, "continual": True},
+        )
+    )
+    assert torch.equal(stream[0][0].masks, alone[0][0].masks)
+    assert stream[1][0].losses[0] < alone[1][0].losses[0]
+    assert torch.equal(stream[1][0].plain, alone[1][0].plain)
+
+
 # --------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--method", "guarded"), "was not trained here and is not calibrated; choose --method"),
+        (("--prior", "denoiser"), "comes without a denoiser; give --prior the folder"),
+        (("--prior", "nowhere"), "--prior nowhere: is none of discriminator, entropy, denoiser"),
+    ],
+)
+def test_what_a_model_that_was_brought_cannot_have(options, said, images, tmp_path, capsys):
+    model = save(network(), tmp_path / "model.ts")
+    model.with_suffix(".yaml").write_text(
+        "structures: {1: RV, 2: MYO, 3: LV}\npreprocess: {size: 32, spacing_mm: 10}"
+    )
+    status, line = complaint(capsys, model, images, tmp_path / "out", *options)
+    assert status == 2
+    assert said in line
 
 
 class Hard(torch.nn.Module):

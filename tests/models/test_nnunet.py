@@ -69,6 +69,19 @@ def test_adaptation_goes_through_folds_and_windows(kind, prior, tmp_path):
     assert rows[name]["realism_before"] != rows[name]["realism_after"]
 
 
+def test_frames_of_a_patient_that_lie_otherwise_are_adapted_to_apart(prior, tmp_path):
+    frames = []
+    for number, image in enumerate(images("plain")):
+        frames.append(shutil.copy(image, tmp_path / f"heart_frame{number:02d}.nii.gz"))
+    guest = bring(NNUNET / "plain" / "model", prior, "cpu")
+    prepared = [guest.prepare(frame) for frame in frames]
+    settings = guest.settings(steps=1)
+    ((_, made),) = guest.adapt_patients([prepared], settings)
+    assert [len(one.masks) for one in made] == [len(one.slices) for one in prepared]
+    assert predict(guest.model.path, frames, tmp_path / "out", "--steps", 1, "--prior", prior) == 0
+    assert len(masks(tmp_path / "out")) == 2
+
+
 def test_the_fold_of_all_data_counts_where_there_are_no_others(folder):
     assert len(nnunet.read(folder).network.networks) == 2
     shutil.move(folder / "fold_0", folder / "fold_all")
