@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from maskmend.adapt import adapt
 from maskmend.config import AdaptationConfig, config_from
-from maskmend.data.source import read_source
+from maskmend.data.source import read_source, shown
 from maskmend.data.volume import Volume
 from maskmend.devices import device_of
 from maskmend.errors import ConfigError, InputError
@@ -120,7 +120,7 @@ class Guest:
         name = re.fullmatch(r"(.+)_0000(\.nii(?:\.gz)?)", image.name)
         if not name:
             raise InputError(
-                f"{image}: the model wants {self.model.channels} channels; name the first"
+                f"{shown(image)}: the model wants {self.model.channels} channels; name the first"
                 " NAME_0000.nii.gz, with the others, NAME_0001.nii.gz ..., beside it"
             )
         paths = [

@@ -101,6 +101,7 @@ class Onto:
 
     def __init__(self, prior: Prior, config: PreprocessConfig, plane: Plane, order: Sequence[int]):
         self.prior, self.config, self.plane, self.order = prior, config, plane, list(order)
+        self.enough = getattr(prior, "enough", None)  # which `adapt` looks for
 
     def __call__(self, masks: Masks, images: Images) -> Float[Tensor, " slice"]:
         """The prior's loss."""

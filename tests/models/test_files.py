@@ -167,6 +167,14 @@ def test_a_call_is_continued_unless_the_prior_is_another_one(images, prior, tmp_
     assert "done already" not in capsys.readouterr().err
 
 
+def test_automatic_steps_leave_realistic_masks_alone(images, tmp_path):
+    model = save(network(), tmp_path / "model.ts")
+    for enough, alone in ((-100.0, True), (100.0, False)):
+        prior = write_prior(tmp_path / f"prior{enough}", enough=enough)
+        adapted = bring(model, prior, "cpu").predict(images[0], steps="auto", learning_rate=0.01)
+        assert (adapted.steps == 0) == alone
+
+
 def test_a_stream_goes_on_from_the_image_before(images, prior, tmp_path):
     guest = bring(save(network(), tmp_path / "model.ts"), prior, "cpu")
     patients = [[guest.prepare(image)] for image in images]

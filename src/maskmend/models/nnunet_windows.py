@@ -32,6 +32,8 @@ class Windows(nn.Module):
             without mirrored copies, for adaptation.
     """
 
+    weights: Tensor
+
     def __init__(
         self,
         networks: Sequence[nn.Module],
@@ -43,42 +45,43 @@ class Windows(nn.Module):
         super().__init__()
         self.networks, self.patch, self.exact = nn.ModuleList(networks), patch, exact
         axes = [2 + axis for axis in mirrored] if exact else []
+        weights = _gaussian(patch).to(_PRECISION if exact else torch.float32)
+        weights[weights == 0] = weights[weights > 0].min()
+        self.register_buffer("weights", weights, persistent=False)
         self.flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
 
     def forward(self, images: Images) -> Logits:
         """Logits, in 16 bits if they are exact."""
         if not self.exact:
-            return self._predict(images, torch.float32)
+            return self._predict(images)
         with torch.no_grad():  # slice by slice, since convolutions may round otherwise in a batch
-            return torch.cat([self._predict(one, _PRECISION) for one in images.split(1)])
+            return torch.cat([self._predict(one) for one in images.split(1)])
 
-    def _predict(self, images: Images, dtype: torch.dtype) -> Logits:
+    def _predict(self, images: Images) -> Logits:
         shape = images.shape[2:]
         missing = [max(0, side - n) for side, n in zip(self.patch, shape, strict=True)]
         (top, bottom), (left, right) = ((m // 2, m - m // 2) for m in missing)
         padded = functional.pad(images, (left, right, top, bottom))
-        total = self._blend(self.networks[0], padded, dtype)
+        total = self._blend(self.networks[0], padded)
         for network in list(self.networks)[1:]:
-            total = total + self._blend(network, padded, dtype)
+            total = total + self._blend(network, padded)
         if len(self.networks) > 1:
             total = total / len(self.networks)
         return total[:, :, top : top + shape[0], left : left + shape[1]]
 
-    def _blend(self, network: nn.Module, images: Images, dtype: torch.dtype) -> Logits:
+    def _blend(self, network: nn.Module, images: Images) -> Logits:
         """What the windows of one network say, each weighted most in its middle."""
-        weight = _gaussian(self.patch).to(images.device, dtype)
-        weight[weight == 0] = weight[weight > 0].min()
         height, width = images.shape[2:]
-        total, weights = None, torch.zeros(height, width, dtype=dtype, device=images.device)
+        total, weights = None, self.weights.new_zeros(height, width)
         for top in _starts(height, self.patch[0]):
             for left in _starts(width, self.patch[1]):
                 place = (..., slice(top, top + self.patch[0]), slice(left, left + self.patch[1]))
                 logits = self._mirrored(network, images[place])
                 if total is None:
                     shape = (*logits.shape[:2], height, width)
-                    total = torch.zeros(shape, dtype=dtype, device=images.device)
-                total[place] += logits * weight
-                weights[place] += weight
+                    total = self.weights.new_zeros(shape)
+                total[place] += logits * self.weights
+                weights[place] += self.weights
         assert total is not None  # there is a window
         return total / weights
 
