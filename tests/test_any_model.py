@@ -66,6 +66,23 @@ def test_any_normalisation_is_adapted_and_comes_back_untouched(norm, training, b
     assert made.losses[-1] < made.losses[0]
 
 
+def test_a_network_may_keep_what_it_returned():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.heads = network(), [None]
+
+        def forward(self, shown):
+            self.heads[0] = self.network(shown)
+            return self.heads[0]
+
+    model, shown = Keeping(), images(3, 1, 16, 16)
+    model(shown)
+    made = mm.adapt(model, Area(0.1), shown, FEW)
+    assert made.losses[-1] < made.losses[0]
+    assert model.heads[0].grad_fn is not None
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_the_adaptor_is_by_default_the_identity_of_so_many_channels(channels):
     model, shown = network(channels).eval(), images(3, channels, 16, 16)

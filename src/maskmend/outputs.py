@@ -50,7 +50,7 @@ def logits_of(
     Raises:
         ConfigError: None of them is.
     """
-    found = list(_tensors(outputs))
+    found = list(tensors_in(outputs))
     for tensor in found:
         one = tensor[:, 0] if tensor.dim() == images.dim() + 1 else tensor
         if (one.shape[:1], one.shape[2:]) == (images.shape[:1], images.shape[2:]):
@@ -63,11 +63,12 @@ def logits_of(
     )
 
 
-def _tensors(outputs: Any) -> Iterator[Tensor]:
+def tensors_in(outputs: Any) -> Iterator[Tensor]:
+    """The tensors of nested lists, tuples and mappings."""
     if isinstance(outputs, Tensor):
         yield outputs
     elif isinstance(outputs, Mapping):
-        yield from _tensors(list(outputs.values()))
+        yield from tensors_in(list(outputs.values()))
     elif isinstance(outputs, (list, tuple)):
         for one in outputs:
-            yield from _tensors(one)
+            yield from tensors_in(one)

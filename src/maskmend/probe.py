@@ -15,7 +15,7 @@ from maskmend.adaptor import Adaptor
 from maskmend.checkpoint import quiet_generator
 from maskmend.config import AdaptationConfig
 from maskmend.errors import ConfigError, InputError, MaskmendError
-from maskmend.outputs import Activation, Probabilities
+from maskmend.outputs import Activation, Probabilities, tensors_in
 from maskmend.priors import Prior, Slicewise
 
 
@@ -80,8 +80,15 @@ def borrow(segmentor: nn.Module, *, batch_norm: str = "eval") -> nn.Module:
     Raises:
         ConfigError: It cannot be copied.
     """
+    # Some networks keep what they last returned, with its graph, which cannot be copied.
+    kept = {
+        id(tensor): tensor.detach()
+        for module in segmentor.modules()
+        for tensor in tensors_in(list(vars(module).values()))
+        if tensor.grad_fn is not None
+    }
     with _naming("segmentor: cannot be copied"):
-        twin = copy.deepcopy(segmentor).eval().requires_grad_(False)
+        twin = copy.deepcopy(segmentor, kept).eval().requires_grad_(False)
     for module in twin.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(batch_norm == "train")
