@@ -28,6 +28,7 @@ def before_and_after(
     *,
     settings: AdaptationConfig,
     console: Console,
+    details: bool = False,
 ) -> Evaluation:
     """Predict patients without and with adaptation, and score both.
 
@@ -38,13 +39,14 @@ def before_and_after(
         out: Folder for plain/ and adapted/, the masks, and for scores/.
         settings: How to adapt.
         console: Where progress is shown.
+        details: Keep what a report shows of the adapted masks.
 
     Raises:
         InputError: The folder cannot be written.
     """
     images = [c.image for c in cohort.cases if c.patient in patients and c.image]
     for kind, how in ((PLAIN, replace(settings, steps=0)), (ADAPTED, settings)):
-        _predict(model, images, out / kind, how, console)
+        _predict(model, images, out / kind, how, console, details=details and kind == ADAPTED)
     return evaluate(
         out / ADAPTED,
         cohort.root,
@@ -101,10 +103,16 @@ def examples(
 
 
 def _predict(
-    model: Model, images: Sequence[Path], out: Path, settings: AdaptationConfig, console: Console
+    model: Model,
+    images: Sequence[Path],
+    out: Path,
+    settings: AdaptationConfig,
+    console: Console,
+    *,
+    details: bool,
 ) -> None:
     with progress_bar(console, f"{out.parent.name}, {out.name}", len(images)) as advance:
-        predict_files(model, images, out, settings, lambda _: advance())
+        predict_files(model, images, out, settings, lambda _: advance(), details=details)
 
 
 def _slice(voxels: NDArray, index: int) -> NDArray:

@@ -166,6 +166,7 @@ def predict(
     engine: Literal["local", "ray"] = "local",
     workers: Count | None = None,
     dicom_seg: bool = False,
+    report: bool = False,
 ) -> int:
     """Segment images, the adaptor tuned on each patient; writes NAME_mask.nii.gz, predictions.csv.
 
@@ -192,6 +193,7 @@ def predict(
         workers: How many on Ray. By default one a GPU, without GPUs one a core.
         dicom_seg: Of DICOM series also write NAME_mask.dcm, a DICOM segmentation. It holds what the
             series says of the patient; nothing else that is written does.
+        report: Keep what there is to see of each image in details/, and write report.html.
     """
     from maskmend.data.source import shown
     from maskmend.files import check_names, finished_rows, predict_files
@@ -219,17 +221,24 @@ def predict(
         if (other := shown(image).name) not in (image.name, image.resolve().name):
             line = f"image {number}: its folder tells who the patient is; called {other} instead"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
-    if there := len(finished_rows(segmentor, images, out, settings)):
+    if there := len(finished_rows(segmentor, images, out, settings, details=report)):
         console.print(f"{out}: {there} of {len(images)} images are done already", soft_wrap=True)
     with progress_bar(console, "predicting", len(images)) as advance:
 
-        def report(row: Row) -> None:
+        def tell(row: Row) -> None:
             advance()
             if row.message:
                 console.print(row.message, soft_wrap=True, highlight=False, markup=False)
 
         rows = predict_files(
-            segmentor, images, out, settings, report, engine=engine, workers=workers
+            segmentor,
+            images,
+            out,
+            settings,
+            tell,
+            engine=engine,
+            workers=workers,
+            details=report,
         )
     failures: list[str] = []
     if dicom_seg:
@@ -237,6 +246,10 @@ def predict(
             failures = write_segmentations(images, out, segmentor.structures, advance)
     for line in failures:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if report:
+        from maskmend.report.page import write_report
+
+        print(f"report: {write_report(out)}")
     troubled = sum(row.status != "done" for row in rows)
     print(f"{out}: {len(rows) - troubled} of {len(rows)} images done")
     return SOME_FAILED if troubled or failures else DONE
@@ -282,6 +295,29 @@ def evaluate(
     for _, message in evaluation.failures:
         print(message, file=sys.stderr)
     return SOME_FAILED if evaluation.failures else DONE
+
+
+@app.command
+def report(
+    predictions: Path,
+    *,
+    references: Path | None = None,
+    out: Annotated[Path | None, Parameter(name="--out")] = None,
+) -> int:
+    """Write report.html about a folder of masks: one file, for any browser, that needs no network.
+
+    It shows which masks were changed, how, and which to look at; with pictures where `predict
+    --report` has kept them.
+
+    Args:
+        predictions: Folder that `predict` filled.
+        references: Folder of the data, or of masks alone: Dice before and after is shown too.
+        out: The file. By default report.html in the folder.
+    """
+    from maskmend.report.page import write_report
+
+    print(f"report: {write_report(predictions, references=references, out=out)}")
+    return DONE
 
 
 @app.command

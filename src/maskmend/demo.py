@@ -1,12 +1,15 @@
 """The whole system on procedural hearts: train, predict, adapt, evaluate, show."""
 
+import os
+import sys
+import webbrowser
 from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from maskmend.before_after import before_and_after, examples
+from maskmend.before_after import ADAPTED, before_and_after, examples
 from maskmend.checkpoint import read_split
 from maskmend.config import read_config
 from maskmend.data.layouts import find_cohort
@@ -15,6 +18,7 @@ from maskmend.evaluate.figures import contact_sheet
 from maskmend.evaluate.scores import MEAN, Evaluation
 from maskmend.predict import load
 from maskmend.progress import progress_bar
+from maskmend.report.page import REPORT, write_report
 from maskmend.train import train
 
 PATIENTS = 30
@@ -52,7 +56,13 @@ def run_demo(out: Path, *, seed: int, console: Console) -> Path:
     for name in COHORTS:
         cohort = find_cohort(out / "hearts" / name)
         evaluation = before_and_after(
-            model, cohort, tested, out / name, settings=config.adaptation, console=console
+            model,
+            cohort,
+            tested,
+            out / name,
+            settings=config.adaptation,
+            console=console,
+            details=True,
         )
         evaluations[name] = evaluation
         rows += examples(evaluation, cohort, out / name, RANKS[name], name=f"{name}: ")
@@ -60,7 +70,23 @@ def run_demo(out: Path, *, seed: int, console: Console) -> Path:
     picture = out / "demo.png"
     contact_sheet(picture, rows, structures=config.data.structures)
     console.print(f"picture: {picture}", soft_wrap=True)
+    report = write_report(
+        out / "shifted" / ADAPTED,
+        references=out / "hearts" / "shifted",
+        out=out / REPORT,
+        title="Procedural hearts from another scanner",
+    )
+    console.print(f"report: {report}", soft_wrap=True)
+    if console.is_terminal and _has_desktop():
+        webbrowser.open(report.absolute().as_uri())
     return picture
+
+
+def _has_desktop() -> bool:
+    """Whether a browser would open in a window, and not in the terminal."""
+    return sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
 
 
 def _table(evaluations: dict[str, Evaluation]) -> Table:

@@ -8,6 +8,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from maskmend.cluster import predict_on_ray
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import patient_of
 from maskmend.data.source import modified_ns, name_of, shown
+from maskmend.details import Details, details_of, has_details, remove_details, write_details
 from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.instance import Adapted
 from maskmend.prediction import Prediction, Predictor, Shown, finish
@@ -38,6 +40,7 @@ def predict_files(
     *,
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
+    details: bool = False,
 ) -> list[Row]:
     """Segment image files into NAME_mask.nii.gz, and say in predictions.csv how each went.
 
@@ -55,6 +58,7 @@ def predict_files(
         report: Called with every row.
         engine: In this process, or with several workers on Ray (see `maskmend.cluster`).
         workers: How many on Ray; by default one a GPU, without GPUs one a core.
+        details: Keep what a report shows of each image (see `maskmend.details`).
 
     Returns:
         The rows, one an image.
@@ -67,7 +71,7 @@ def predict_files(
     if engine == "ray" and settings.continual:
         raise ConfigError("engine: ray keeps no order, which --continual learns from; choose local")
     check_names(images)
-    rows = finished_rows(model, images, out, settings)
+    rows = finished_rows(model, images, out, settings, details=details)
     finished = {row.image for row in rows}
     left = [path for path in images if name_of(path) not in finished]
     # First, so that the masks of a call that is stopped have theirs.
@@ -83,26 +87,35 @@ def predict_files(
             if row.status == "failed":  # a mask of an earlier call would belie the row
                 mask_file(out, row.image).unlink(missing_ok=True)
                 segmentation_file(out, row.image).unlink(missing_ok=True)
+            if row.status == "failed" or not details:
+                remove_details(out, row.image)
             write(row)
             report(row)
             rows.append(row)
 
         if engine == "ray":
             patients = _by_patient(left)
-            for row in predict_on_ray(_predict_one, model, patients, out, settings, workers):
+            one = partial(_predict_one, details=details)
+            for row in predict_on_ray(one, model, patients, out, settings, workers):
                 record(row)
         else:
-            _predict(model, _by_patient(left), out, settings, record)
+            _predict(model, _by_patient(left), out, settings, record, details)
     return rows
 
 
 def finished_rows(
-    model: Predictor, images: Sequence[Path], out: Path, settings: AdaptationConfig
+    model: Predictor,
+    images: Sequence[Path],
+    out: Path,
+    settings: AdaptationConfig,
+    *,
+    details: bool = False,
 ) -> list[Row]:
     """Rows of images that an earlier call into the same folder finished, and that stay as they are.
 
     They are those with a mask that is younger than the image, made by the same weights with the
-    same settings. Where the instance is a patient, all images of the patient must be finished.
+    same settings, and with details if these are wanted. Where the instance is a patient, all images
+    of the patient must be finished.
     """
     try:
         made_by = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
@@ -116,6 +129,8 @@ def finished_rows(
         mask = mask_file(out, name_of(path))
         if name_of(path) not in rows or not (mask.is_file() and path.exists()):
             return False
+        if details and not has_details(out, name_of(path)):
+            return False
         return mask.stat().st_mtime_ns >= modified_ns(path)
 
     units = _by_patient(images) if settings.instance == "patient" else [[path] for path in images]
@@ -128,6 +143,7 @@ def _predict(
     out: Path,
     settings: AdaptationConfig,
     record: Callable[[Row], None],
+    details: bool,
 ) -> None:
     """The thread behind records the rows, and ends its work even if the others are stopped."""
     inside: dict[int, list[Shown]] = {}
@@ -151,7 +167,7 @@ def _predict(
                     yield prepared
 
         def write(prepared: list[Shown], adapted: list[Adapted]) -> None:
-            behind.append(writer.submit(_write, prepared, adapted, out, record))
+            behind.append(writer.submit(_write, prepared, adapted, out, record, details))
             while len(behind) > _AHEAD:
                 behind.pop(0).result()
 
@@ -175,11 +191,16 @@ def _predict(
 
 
 def _predict_one(
-    model: Predictor, paths: Sequence[Path], out: Path, settings: AdaptationConfig
+    model: Predictor,
+    paths: Sequence[Path],
+    out: Path,
+    settings: AdaptationConfig,
+    *,
+    details: bool,
 ) -> list[Row]:
     """The masks of one patient, as a worker makes them."""
     rows: list[Row] = []
-    _predict(model, [paths], out, settings, rows.append)
+    _predict(model, [paths], out, settings, rows.append, details)
     return rows
 
 
@@ -204,14 +225,19 @@ def _write(
     adapted: Sequence[Adapted],
     out: Path,
     record: Callable[[Row], None],
+    details: bool,
 ) -> None:
-    for prediction in finish(prepared, adapted):
-        record(_save(prediction, out))
+    predictions = finish(prepared, adapted)
+    kept = details_of(prepared, adapted, predictions) if details else [None] * len(predictions)
+    for prediction, one in zip(predictions, kept, strict=True):
+        record(_save(prediction, one, out))
 
 
-def _save(prediction: Prediction, out: Path) -> Row:
+def _save(prediction: Prediction, details: Details | None, out: Path) -> Row:
     name = prediction.volume.name
     try:
+        if details:
+            write_details(out, name, details, prediction)
         prediction.save(mask_file(out, name))
         segmentation_file(out, name).unlink(missing_ok=True)  # of an earlier mask
     except InputError as error:

@@ -46,6 +46,10 @@ class Adapted:
     """What was decided and why, where there was a choice."""
     adaptor: nn.Module | None = None
     """What was tuned; None if the masks do not come of it."""
+    plain_shown: Images | None = None
+    """The images as the segmentor was shown them for the plain masks; None if as they are."""
+    shown: Images | None = None
+    """The images as it was shown them for the returned masks; None if as for the plain ones."""
 
     @property
     def realism_before(self) -> float:

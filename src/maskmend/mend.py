@@ -114,6 +114,8 @@ class Mender:
             seconds=time.perf_counter() - start,
             decision=_decision(chosen.name, predicted, taken, calibration.guard.gate),
             adaptor=chosen.tuned.adaptor if chosen.tuned else None,
+            plain_shown=images,
+            shown=chosen.shown if taken else None,
         )
 
     def _candidate(

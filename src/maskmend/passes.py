@@ -93,12 +93,18 @@ class Passes:
             seconds=one.seconds,
             message=one.message,
             adaptor=one.kept_adaptor.requires_grad_(False),
+            plain_shown=self._shown(one.start, one.images),
+            shown=self._shown(one.kept_adaptor, one.images) if one.kept_step else None,
         )
 
     @torch.no_grad()
     def _exactly(self, segmentor: nn.Module, adaptor: nn.Module, images: Images) -> Masks:
         parts = images.split(self.slices)
         return torch.cat([segmentor(adaptor(part)) for part in parts])
+
+    @torch.no_grad()
+    def _shown(self, adaptor: nn.Module, images: Images) -> Images:
+        return torch.cat([adaptor(part) for part in images.split(self.slices)])
 
     def _pass_in_chunks(
         self, instances: Sequence[Instance], images: Sequence[Images], learn: bool

@@ -140,7 +140,7 @@ def finish(prepared: Sequence[Shown], adapted: Sequence[Adapted]) -> list[Predic
     """
     lengths = [len(p.slices) for p in prepared]
     masks, plain, scores, plain_scores = (
-        _by_length([getattr(one, name) for one in adapted], lengths)
+        by_length([getattr(one, name) for one in adapted], lengths)
         for name in ("masks", "plain", "scores", "plain_scores")
     )
     given_up = next((one.message for one in adapted if one.message), "")
@@ -169,7 +169,7 @@ def finish(prepared: Sequence[Shown], adapted: Sequence[Adapted]) -> list[Predic
     return made
 
 
-def _by_length(parts: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+def by_length(parts: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
     """The slices of instances, one after another, as those of images, which may differ in size."""
     slices = [one for part in parts for one in part.split(1)]
     ends = list(itertools.accumulate(lengths, initial=0))

@@ -32,5 +32,10 @@ def adapt_onward(adapt: Adapt, images: Images, fresh: nn.Module, carried: nn.Mod
     made = adapt(images, carried, None)
     seconds = plain.seconds + onward.seconds + made.seconds
     return dataclasses.replace(
-        made, plain=plain.plain, plain_scores=plain.plain_scores, seconds=seconds
+        made,
+        plain=plain.plain,
+        plain_scores=plain.plain_scores,
+        seconds=seconds,
+        plain_shown=plain.plain_shown,
+        shown=made.plain_shown if made.shown is None else made.shown,
     )

@@ -11,13 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from maskmend.data.volume import appearing_whole
+from maskmend.palette import OKABE_ITO
 
 HEART = {1: "RV", 2: "MYO", 3: "LV"}
 """The structures of a heart, labelled as in ACDC."""
 
-# Okabe and Ito's palette, told apart with any colour vision (https://jfly.uni-koeln.de/color/),
-# in an order that begins with those that stand out on grey.
-_COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 _COLUMNS = ("image", "before", "after", "truth")
 _PANEL_INCHES = 1.6
 _LEAST_CROP = 32  # pixels, so that a tiny structure keeps its surroundings
@@ -65,7 +63,7 @@ def contact_sheet(
     )
     FigureCanvasAgg(figure)  # no pyplot: nothing global, nothing to close
     panels = figure.subplots(len(rows), len(_COLUMNS), squeeze=False)
-    colours = dict(zip(structures, _COLOURS, strict=False))
+    colours = dict(zip(structures, OKABE_ITO, strict=False))
     for row, axes in zip(rows, panels, strict=True):
         _draw(row, axes, colours)
     for heading, axis in zip(_COLUMNS, panels[0], strict=True):
@@ -124,8 +122,8 @@ def _square_around(mask: np.ndarray) -> tuple[slice, slice]:
 def _check(rows: Sequence[Row], structures: Mapping[int, str]) -> None:
     if not rows:
         raise ValueError("rows must hold at least one case")
-    if len(structures) > len(_COLOURS):
-        raise ValueError(f"structures must be at most {len(_COLOURS)}, got {len(structures)}")
+    if len(structures) > len(OKABE_ITO):
+        raise ValueError(f"structures must be at most {len(OKABE_ITO)}, got {len(structures)}")
     for row in rows:
         shapes = {array.shape for array in (row.image, row.before, row.after, row.truth)}
         if len(shapes) > 1 or row.image.ndim != 2:

@@ -116,7 +116,7 @@ def evaluate(
         InputError: A folder holds no masks, or the results cannot be written.
         RunError: `settings.json` or `predictions.csv` is damaged.
     """
-    cases = _find_references(references)
+    cases = find_references(references)
     names = _names(predictions, cases)
     structures = structures or _structures_of(predictions)
     if not structures:
@@ -173,7 +173,9 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Reference:
+class Reference:
+    """What the mask of an image is scored against."""
+
     name: str
     patient: str
     phase: str
@@ -181,7 +183,7 @@ class _Reference:
 
 
 def _score_image(
-    case: _Reference, masks: Mapping[str, Path], unit: Unit, structures: Mapping[int, str]
+    case: Reference, masks: Mapping[str, Path], unit: Unit, structures: Mapping[int, str]
 ) -> list[dict[str, Any]]:
     """The rows of one image; `masks` is keyed by the suffix of the columns."""
     reference = read_mask(case.mask)
@@ -238,11 +240,11 @@ def _cell(numbers: Mapping[str, Any], factor: float) -> str:
 # What is to be scored
 
 
-def _find_references(root: Path) -> dict[str, _Reference]:
+def find_references(root: Path) -> dict[str, Reference]:
     """Name -> reference, from a cohort or a flat folder of masks."""
     try:
         references = [
-            _Reference(case.name, case.patient, case.phase or "", case.mask)
+            Reference(case.name, case.patient, case.phase or "", case.mask)
             for case in find_cohort(root).cases
             if case.mask is not None
         ]
@@ -252,7 +254,7 @@ def _find_references(root: Path) -> dict[str, _Reference]:
         references = []
     if not references:
         # A lone mask does not say whose it is, so each counts as a patient.
-        references = [_Reference(name, name, "", path) for name, path in _flat_masks(root).items()]
+        references = [Reference(name, name, "", path) for name, path in _flat_masks(root).items()]
     if not references:
         raise InputError(f"{root}: holds no masks; name the folder of the references")
     return {reference.name: reference for reference in references}
@@ -306,7 +308,7 @@ def _structures_of(predictions: Path) -> dict[int, str]:
         ) from error
 
 
-def _labels_in(references: Iterable[_Reference]) -> dict[int, str]:
+def _labels_in(references: Iterable[Reference]) -> dict[int, str]:
     labels: set[int] = set()
     for reference in references:
         with suppress(InputError):  # it is named when its turn comes to be scored
