@@ -14,7 +14,7 @@ from maskmend.cli import main
 from maskmend.config import PreprocessConfig
 from maskmend.data.phantom import write_cohort
 from maskmend.details import DETAILS, read_details
-from maskmend.errors import InputError
+from maskmend.errors import InputError, RunError
 from maskmend.report.entries import read_folder
 from maskmend.report.page import REPORT, write_report
 from maskmend.report.words import verdict
@@ -136,6 +136,13 @@ def test_a_folder_of_something_else_is_named(tmp_path, capsys):
         main(["report", str(tmp_path)])
     assert ended.value.code == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_damaged_settings_are_named(made, tmp_path):
+    shutil.copytree(made, tmp_path / "masks")
+    (tmp_path / "masks" / "settings.json").write_text("{")
+    with pytest.raises(RunError, match=r"settings\.json: is damaged"):
+        write_report(tmp_path / "masks")
 
 
 def test_from_the_command_line(made, hearts, tmp_path, capsys):

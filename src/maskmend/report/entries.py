@@ -13,13 +13,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
+from rich.console import Console
 
 from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
 from maskmend.details import DETAILS, Details, read_details
-from maskmend.errors import InputError
+from maskmend.errors import InputError, RunError
 from maskmend.evaluate.scores import Evaluation, evaluate, find_references
 from maskmend.palette import OKABE_ITO
+from maskmend.progress import progress_bar
 from maskmend.report.pictures import (
     View,
     atlas,
@@ -117,7 +119,7 @@ def read_folder(folder: Path, references: Path | None = None) -> Folder:
             f"{folder / PREDICTIONS}: there is none, or none of this version; name a folder that"
             " maskmend predict filled"
         )
-    made_by = _settings(folder)
+    made_by = _settings(folder / "settings.json")
     structures = {int(k): str(name) for k, name in made_by.get("structures", {}).items()}
     evaluation, dice, notes, truths = None, {}, {}, {}
     if references is not None:
@@ -127,26 +129,14 @@ def read_folder(folder: Path, references: Path | None = None) -> Folder:
         truths = {name: found.mask for name, found in find_references(references).items()}
     colours = dict(zip(structures, cycle(OKABE_ITO), strict=False))
     entries = []
-    for row in rows:
-        kept = read_details(folder, row.image) if row.status != "failed" else None
-        truth = _truth(truths.get(row.image), kept, len(structures) + 1)
-        message = _without_folders(row.message, row.image)
-        note = _without_folders(notes.get(row.image, ""), row.image)
-        entries.append(
-            Entry(
-                name=row.image,
-                outcome=_outcome(row, kept),
-                check=row.status == "check",
-                before=_number(row.realism_before),
-                after=_number(row.realism_after),
-                steps=int(float(row.steps)) if row.steps != "" else None,
-                seconds=_number(row.seconds),
-                reason=row.decision,
-                message="; ".join(filter(None, (message, f"not scored: {note}" if note else ""))),
-                pictures=_pictures(kept, truth, structures, colours) if kept else None,
-                dice=dice.get(row.image, {}),
-            )
-        )
+    with progress_bar(Console(stderr=True), "drawing", len(rows)) as advance:
+        for row in rows:
+            kept = read_details(folder, row.image) if row.status != "failed" else None
+            truth = _truth(truths.get(row.image), kept, len(structures) + 1)
+            pictures = _pictures(kept, truth, structures, colours) if kept else None
+            note = notes.get(row.image, "") if row.status != "failed" else ""
+            entries.append(_entry(row, kept, pictures, note, dice.get(row.image, {})))
+            advance()
     adaptation = made_by.get("adaptation", {})
     method = adaptation.get("method", "")
     return Folder(
@@ -159,11 +149,38 @@ def read_folder(folder: Path, references: Path | None = None) -> Folder:
     )
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _entry(
+    row: Row,
+    kept: Details | None,
+    pictures: Pictures | None,
+    note: str,
+    dice: dict[str, tuple[float, ...]],
+) -> Entry:
+    """What is said of one image; the note says why it has no Dice."""
+    message = _without_folders(row.message, row.image)
+    unscored = f"not scored: {_without_folders(note, row.image)}" if note else ""
+    return Entry(
+        name=row.image,
+        outcome=_outcome(row, kept),
+        check=row.status == "check",
+        before=_number(row.realism_before),
+        after=_number(row.realism_after),
+        steps=int(float(row.steps)) if row.steps != "" else None,
+        seconds=_number(row.seconds),
+        reason=row.decision,
+        message="; ".join(filter(None, (message, unscored))),
+        pictures=pictures,
+        dice=dice,
+    )
+
+
+def _settings(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / "settings.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: is damaged; predict again, or remove it") from error
 
 
 def _outcome(row: Row, kept: Details | None) -> Outcome:
@@ -258,7 +275,6 @@ def _pictures(
         grey, most = grey_change(pooled(view.slices(kept.change), 2) * kept.change_step)
         most_change = most / 255
         slices["change"], _ = atlas(grey)
-    volumes = kept.volumes_ml.T.tolist()
     return Pictures(
         before=before,
         after=after,
@@ -269,8 +285,9 @@ def _pictures(
         most_change=most_change,
         losses=kept.losses,
         volumes_ml={
-            name: (float(volumes[k - 1][0]), float(volumes[k - 1][1]))
-            for k, name in structures.items()
+            structures[k]: (float(before_ml), float(after_ml))
+            for k, (before_ml, after_ml) in enumerate(kept.volumes_ml.T, start=1)
+            if k in structures
         },
     )
 
