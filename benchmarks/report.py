@@ -74,7 +74,7 @@ def main(
             "images": 2 * patients,
             "size": size,
             "opened": opened,
-            "environment": environment(),
+            "environment": environment(torch.device("cpu")),
         }
     print(json.dumps(result, indent=2))
     if file:
