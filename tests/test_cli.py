@@ -199,7 +199,7 @@ def test_version(capsys):
         (("config", "missing.yaml"), "missing.yaml: no such configuration file"),
         (("config", "."), ".: cannot be read (Is a directory)"),
         (("calibrate", "run", "--data", "d", "--draws", "0"), "--draws"),
-        (("completion", "tcsh"), '"bash"'),
+        (("completion", "tcsh"), "SHELL"),
         (("train", "missing.yaml", "--data", "d", "--out", "o"), "no such configuration file"),
     ],
 )
