@@ -37,6 +37,10 @@ def browser(*flags: str, window: str = "1360,1000") -> Iterator[webdriver.Chrome
             driver.quit()
 
 
+_OWN = ("data:", "blob:", "chrome:")
+"""What is in the page itself, and what the browser's new tab shows of its own."""
+
+
 def requests(driver: webdriver.Chrome) -> set[str]:
     """What was asked of a network or a disk since the log was last read, but for the page's own."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
@@ -45,7 +49,7 @@ def requests(driver: webdriver.Chrome) -> set[str]:
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     }
-    return {url for url in urls - {driver.current_url} if not url.startswith(("data:", "blob:"))}
+    return {url for url in urls - {driver.current_url} if not url.startswith(_OWN)}
 
 
 def until(condition, seconds: float = 120):

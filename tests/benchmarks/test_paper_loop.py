@@ -15,7 +15,9 @@ from tests.tiny import tiny
 
 STEPS = 10
 TARGET = 0.3
-RATES = pytest.mark.parametrize("rate", [1e-4, 1e-2])
+# With larger steps the first update of a weight with next to no gradient, which Adam makes as large
+# as any other, tells processors apart.
+RATES = pytest.mark.parametrize("rate", [1e-4, 5e-3])
 
 
 @pytest.fixture(params=[False, True], ids=["identity", "joint"])
