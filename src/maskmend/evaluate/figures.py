@@ -40,13 +40,13 @@ class Row:
 def contact_sheet(
     path: Path, rows: Sequence[Row], *, structures: Mapping[int, str] = HEART, dpi: int = 200
 ) -> None:
-    """Draw a PNG: a row per case; its image, and the contours before, after and in truth.
+    """Draw a PNG or PDF: a row per case; its image, and the contours before, after and in truth.
 
     Panels are cropped to a square around the masks, so that contours are readable at half a page.
     The first array axis, x, runs to the right, the second, y, downwards.
 
     Args:
-        path: The PNG file; it appears whole or not at all.
+        path: The file, .png or .pdf; it appears whole or not at all.
         rows: The cases, from top to bottom.
         structures: Label -> name in the legend; each gets a colour, in order.
         dpi: Dots per inch; the sheet is about 6.6 inches wide.
@@ -76,7 +76,7 @@ def contact_sheet(
         frameon=False,
     )
     with appearing_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
+        figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=dpi)
 
 
 def _draw(row: Row, axes: Sequence[Axes], colours: Mapping[int, str]) -> None:
