@@ -98,7 +98,9 @@ def _by_method(rows: pd.DataFrame) -> str:
         cells = [f"**{shown[m]}**" if m == best else shown.get(m, "") for m in methods]
         before = 100 * at.loc[at["method"] == "none", "dice"].mean()
         lines.append(_line(label(shift), f"{before:.1f}", *cells))
-    return "\n".join(lines) + "\n"
+    counts = rows[rows["method"] != "none"].groupby("method", sort=False).size()
+    volumes = ", ".join(f"{method} {count}" for method, count in counts.items())
+    return "\n".join(lines) + f"\n\nVolumes in all, those of some methods fewer: {volumes}.\n"
 
 
 def _in_detail(rows: pd.DataFrame) -> str:

@@ -26,6 +26,15 @@ def lines(*, seed=0, patients=12):
     return pd.DataFrame(made)
 
 
+def test_the_page_says_how_many_volumes_a_method_has(tmp_path):
+    rows = lines()
+    rows = rows[(rows["method"] != "paper") | (rows["patient"] == "p1")]
+    rows.to_csv(tmp_path / "shift.csv", index=False)
+    shift_table.main(tmp_path / "shift.csv", out=tmp_path)
+    page = (tmp_path / "shift.md").read_text()
+    assert "those of some methods fewer: ours 36, paper 3." in page
+
+
 def test_gains_are_over_the_same_image_without_adaptation():
     rows = shift_table.beside_plain(lines())
     assert rows[rows["method"] == "none"]["gain"].abs().max() == 0
