@@ -98,7 +98,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(archives):
     wheel, _ = archives
     package = {name.removeprefix("src/") for name in sources("src")}
     assert {name for name in wheel if ".dist-info/" not in name} == package
-    assert {"maskmend/py.typed", "maskmend/configs/demo.yaml"} <= package
+    assert {
+        "maskmend/py.typed",
+        "maskmend/configs/demo.yaml",
+        "maskmend/reproduce/settings.yaml",
+    } <= package
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
 
 

@@ -43,7 +43,7 @@ def write_page(results: Path, page: Path) -> Path:
 
 _PREFACE = """
 Made by `maskmend reproduce all --data DIR --out DIR` with the configurations in
-`src/maskmend/configs/reproduce.yaml`. "Paper says" is Valvano et al., at 224 x 224 and on three
+`src/maskmend/reproduce/settings.yaml`. "Paper says" is Valvano et al., at 224 x 224 and on three
 folds of which one was published; ours stand beside it, with the scale that they were run at. Dice
 and IoU in points by volume, on the images' own grid; standard deviations in brackets; `open` was
 not run.

@@ -79,7 +79,7 @@ class Study:
         patients: int | None,
         console: Console,
     ):
-        text = resources.files("maskmend").joinpath("configs/reproduce.yaml").read_text()
+        text = resources.files("maskmend").joinpath("reproduce/settings.yaml").read_text()
         self.settings: dict[str, Any] = yaml.safe_load(text)
         self.own = self.settings["scales"][scale]
         self.datasets = {dataset.name: dataset for dataset in datasets}
@@ -137,7 +137,7 @@ class Study:
                 tree[section] = {**tree.get(section, {}), **fields}
         if dataset.spacing_mm and self.scale == "paper":
             tree["preprocess"]["spacing_mm"] = dataset.spacing_mm
-        return config_from(tree, source="reproduce.yaml")
+        return config_from(tree, source="reproduce/settings.yaml")
 
     def prepare(self, keys: Sequence[Key]) -> None:
         """Train what is not there yet; the console tells how far it is."""
