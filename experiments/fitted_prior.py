@@ -9,9 +9,8 @@ the same settings. A line of the table: prior, seed, shift, patient, phase, lear
 after, steps.
 """
 
-import csv
 import itertools
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +20,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 import maskmend as mm
+from experiments.lines import append, keys_of
 from experiments.shift.run import NONE, cases_of
 from experiments.shift.shifts import shifted
 from maskmend.data.preprocess import labels_on_grid
@@ -60,11 +60,6 @@ class Row:
     """Dice by volume on the image's grid, the mean over structures, without adaptation."""
     after: float
     steps: int
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What a line is about."""
-        return tuple(map(str, astuple(self)[:6]))
 
 
 @app.command
@@ -117,7 +112,7 @@ def adapt(
     model, table = mm.load(run), out / f"{part}.csv"
     loaded = {name: _prior(name, model, out) for name in priors}
     cases = cases_of(model, data, part, patients)
-    done = _done(table)
+    done = keys_of(table, Row, 6)
     with progress_bar(Console(), part, len(shifts) * len(cases)) as advance:
         for shift, case in itertools.product(shifts, cases):
             volume = read_image(case.image)
@@ -140,7 +135,7 @@ def adapt(
                     _dice(labels_on_grid(masks, prepared.grid), truth, model)
                     for masks in (made.plain, made.masks)
                 ]
-                _append(table, Row(*about, *scores, made.steps))
+                append(table, Row(*about, *scores, made.steps))
             advance()
 
 
@@ -193,22 +188,6 @@ def _prior(name: str, model: Model, out: Path) -> mm.Prior:
 def _dice(labels: np.ndarray, truth: np.ndarray, model: Model) -> float:
     overlaps = [dice(labels == k, truth == k) for k in model.config.data.structures]
     return round(float(np.mean(overlaps)), 5)
-
-
-def _done(table: Path) -> set[tuple[str, ...]]:
-    if not table.exists():
-        return set()
-    with table.open(encoding="utf-8", newline="") as file:
-        return {tuple(row[:6]) for row in csv.reader(file) if len(row) == len(fields(Row))}
-
-
-def _append(table: Path, row: Row) -> None:
-    new = not table.exists()
-    with table.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow([field.name for field in fields(Row)])
-        writer.writerow(astuple(row))
 
 
 if __name__ == "__main__":

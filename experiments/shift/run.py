@@ -11,11 +11,9 @@ seconds. --hearts is a quick turn on procedural hearts. Slow methods can be spar
 by a call of their own: --methods paper dae --severities 2.
 """
 
-import csv
 import itertools
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,10 +22,11 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 import maskmend
+from experiments.lines import append, keys_of
 from experiments.shift.methods import METHODS, Method, method_of, prepare
 from experiments.shift.shifts import FAMILIES, SEVERITIES, shifted
 from maskmend.calibrate import calibrate_run
-from maskmend.checkpoint import CALIBRATION, RUN, SPLIT
+from maskmend.checkpoint import CALIBRATION, RUN, read_split
 from maskmend.config import read_config
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
@@ -73,11 +72,6 @@ class Row:
     steps: int
     seconds: float
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What a line is about."""
-        return tuple(map(str, astuple(self)[:7]))
-
 
 @app.default
 def main(
@@ -120,7 +114,7 @@ def main(
             write_cohort(data, patients=HEARTS, seed=0)
     if data is None:
         raise ConfigError("--data: name ACDC's training set, or ask for --hearts")
-    done = _read(csv_)
+    done = keys_of(csv_, Row, 7)
     simulated = [family for family in families if family != SCANNER]
     for segmentor, seed in itertools.product(segmentors, seeds):
         trainings: list[tuple[str, list[str], list[Shift]]] = [
@@ -144,7 +138,7 @@ def main(
                         if (segmentor, name, family, str(severity), str(seed), *about) not in done
                     }
                     for row in _rows(model, wanted, case, family, severity, seed, segmentor):
-                        _append(csv_, row)
+                        append(csv_, row)
                     advance()
 
 
@@ -169,7 +163,7 @@ def _config(segmentor: str) -> Path:
 def cases_of(model: Model, data: Path, part: str, count: int | None = None) -> list[Case]:
     """Cases of the part's patients: a few of them evenly spread, from one that the seed decides."""
     assert model.run is not None
-    everybody = json.loads((model.run / SPLIT).read_text())[part]
+    everybody = read_split(model.run)[part]
     if count is not None and count < len(everybody):
         places = (np.arange(count) * len(everybody) / count).astype(int) + model.config.seed
         everybody = [everybody[place % len(everybody)] for place in places]
@@ -214,24 +208,6 @@ def mean_scores(labels: np.ndarray, truth: Volume, model: Model) -> tuple[float,
         float(np.mean([dice(*pair) for pair in pairs])),
         float(np.mean([hausdorff95_mm(*pair, spacing) for pair in pairs])),
     )
-
-
-def _read(path: Path) -> set[tuple[str, ...]]:
-    if not path.exists():
-        return set()
-    with path.open(encoding="utf-8", newline="") as file:
-        rows: Sequence[list[str]] = list(csv.reader(file))
-    return {tuple(row[:7]) for row in rows[1:] if len(row) == len(fields(Row))}
-
-
-def _append(path: Path, row: Row) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow([field.name for field in fields(Row)])
-        writer.writerow(astuple(row))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,6 +38,8 @@ CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.csv"
 CALIBRATION = "calibration.json"
 RUN = "run.json"
+
+_Part = TypeVar("_Part", bound=nn.Module)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -98,6 +100,29 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(
             f"{path}: truncated or no safetensors file ({reason}); copy it again or train anew"
         ) from error
+
+
+def read_network(path: Path, build: Callable[..., _Part], *, name: str, trainer: str) -> _Part:
+    """A network that was trained for a run, frozen, from a file of its own.
+
+    Args:
+        path: The file; its metadata's "network" are the arguments of `build`.
+        build: Makes one with fresh weights.
+        name: What it is called in messages.
+        trainer: Function that trains it.
+
+    Raises:
+        RunError: The file is missing, damaged or of another version.
+    """
+    if not path.exists():
+        raise RunError(f"{path}: missing; train it with {trainer}")
+    tensors, shape = read_tensors(path)
+    try:
+        network = build(**shape["network"])
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise RunError(f"{path}: no {name} of this version; remove it and train it anew") from error
+    return network.eval().requires_grad_(False)
 
 
 def digest_of(path: Path) -> str:

@@ -13,12 +13,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskmend.checkpoint import read_tensors
-from maskmend.errors import RunError
+from maskmend.checkpoint import read_network
 
 DENOISER = "denoiser.safetensors"
 """In a run folder, once it has been trained."""
@@ -85,16 +83,12 @@ def read_denoiser(run: Path) -> Denoiser:
     Raises:
         RunError: There is none, or the file is damaged.
     """
-    path = run / DENOISER
-    if not path.exists():
-        raise RunError(f"{path}: missing; train it with maskmend.denoiser_training.train_denoiser")
-    tensors, shape = read_tensors(path)
-    try:
-        denoiser = Denoiser(**shape["network"])
-        denoiser.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise RunError(f"{path}: no denoiser of this version; remove it, train it anew") from error
-    return denoiser.eval().requires_grad_(False)
+    return read_network(
+        run / DENOISER,
+        Denoiser,
+        name="denoiser",
+        trainer="maskmend.denoiser_training.train_denoiser",
+    )
 
 
 def _resampled(

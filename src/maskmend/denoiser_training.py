@@ -10,7 +10,6 @@ deformation; volumes are resampled to 16 slices, along which half-sides are at m
 Axes: depth, height, width.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskmend.augment import draw_augmentation
-from maskmend.checkpoint import SPLIT, load_run, quiet_generator, write_tensors
+from maskmend.checkpoint import load_run, quiet_generator, read_split, write_tensors
 from maskmend.config import AugmentationConfig, Config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, mask_slices
@@ -135,7 +134,7 @@ def draw_boxes(shape: tuple[int, ...], rng: np.random.Generator) -> Boxes:
 def _training_masks(run: Path, data: Path, config: Config, depth: int) -> list[Labels]:
     """Masks at the run's grid, every volume with as many slices."""
     cohort = find_cohort(data, config.data.layout)
-    wanted = set(json.loads((run / SPLIT).read_text())["train_unpaired_masks"])
+    wanted = set(read_split(run)["train_unpaired_masks"])
     cases = [case for case in cohort.cases if case.patient in wanted]
     volumes = []
     for case in [*cases, *cohort.unpaired_masks]:

@@ -36,8 +36,8 @@ class Candidate:
     """Probabilities."""
     look: Look
     """What was measured of them."""
-    shown: Images
-    """What was segmented."""
+    way: Way
+    """How, or the best of those that were blended."""
     tuned: Retouched | None = None
     """The retouch, if it comes of one."""
 
@@ -64,21 +64,18 @@ class Mender:
             images: All slices of the volume.
             carried: See `retouch`.
         """
-        made = [
-            self._candidate(way.name, way.masks(images), images, shown=way.shown(images))
-            for way in self.ways
-        ]
+        made = [self._candidate(way.name, way.masks(images), images, way=way) for way in self.ways]
         agreed = agreements([one.look.labels for one in made], self.classes).mean(1)
         best = np.argsort(-agreed, kind="stable")[:_BLENDED]
-        first = made[best[0]]
+        first = self.ways[best[0]]
         blend = torch.stack([made[number].masks for number in best]).mean(0)
         aim = Aim(masks=blend, score=self.score, realistic=self.realistic)
-        tuned = retouch(self.ways[best[0]], images, aim, carried=carried)
-        masks, shown = tuned.way.masks(images), tuned.way.shown(images)
+        tuned = retouch(first, images, aim, carried=carried)
+        way, masks = tuned.way, tuned.way.masks(images)
         return [
             *made,
-            self._candidate(f"a blend with {first.name}", blend, images, shown=first.shown),
-            self._candidate(tuned.way.name, masks, images, shown=shown, tuned=tuned),
+            self._candidate(f"a blend with {first.name}", blend, images, way=first),
+            self._candidate(way.name, masks, images, way=way, tuned=tuned),
         ]
 
     def describe(self, candidates: Sequence[Candidate]) -> Described:
@@ -115,21 +112,15 @@ class Mender:
             decision=_decision(chosen.name, predicted, taken, calibration.guard.gate),
             adaptor=chosen.tuned.adaptor if chosen.tuned else None,
             plain_shown=images,
-            shown=chosen.shown if taken else None,
+            shown=chosen.way.shown(images) if taken else None,
         )
 
     def _candidate(
-        self,
-        name: str,
-        masks: Masks,
-        images: Images,
-        *,
-        shown: Images,
-        tuned: Retouched | None = None,
+        self, name: str, masks: Masks, images: Images, *, way: Way, tuned: Retouched | None = None
     ) -> Candidate:
         with torch.no_grad():
             seen = look(masks, self.score(masks, images))
-        return Candidate(name=name, masks=masks, look=seen, shown=shown, tuned=tuned)
+        return Candidate(name=name, masks=masks, look=seen, way=way, tuned=tuned)
 
 
 def _decision(name: str, predicted: Float[np.ndarray, " mask"], taken: int, gate: float) -> str:

@@ -15,7 +15,6 @@ Axes: batch or slice, channel or class, height, width.
 """
 
 import copy
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,11 +26,11 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskmend.checkpoint import SPLIT, load_run, quiet_generator, read_tensors, write_tensors
+from maskmend.checkpoint import load_run, quiet_generator, read_network, read_split, write_tensors
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.volume import read_image
-from maskmend.errors import InputError, RunError
+from maskmend.errors import InputError
 from maskmend.progress import progress_bar
 from maskmend.segmentor import UNet
 
@@ -114,7 +113,7 @@ def train_rotation_head(
     """
     console = console or Console(stderr=True)
     config, networks = load_run(run)
-    split = json.loads((run / SPLIT).read_text())
+    split = read_split(run)
     wanted = {*split["train_annotated"], *split["train_unpaired_images"]}
     cohort = find_cohort(data, config.data.layout)
     stacks = []
@@ -155,16 +154,12 @@ def read_rotation_head(run: Path) -> RotationHead:
     Raises:
         RunError: There is none, or the file is damaged.
     """
-    path = run / ROTATION
-    if not path.exists():
-        raise RunError(f"{path}: missing; train it with maskmend.rotation.train_rotation_head")
-    tensors, shape = read_tensors(path)
-    try:
-        head = RotationHead(**shape["network"])
-        head.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise RunError(f"{path}: no head of this version; remove it and train it anew") from error
-    return head.eval().requires_grad_(False)
+    return read_network(
+        run / ROTATION,
+        RotationHead,
+        name="head",
+        trainer="maskmend.rotation.train_rotation_head",
+    )
 
 
 def learn_rotations(

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from maskmend.checkpoint import quiet_generator
-from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import grid_of, labels_on_grid, slices_on_grid
 from maskmend.data.volume import read_image
 from maskmend.errors import ConfigError, RunError
 from maskmend.guest import bring
 from maskmend.models import bundle
-from tests.models.given import complaint, masks, predict, write_prior
+from tests.models.given import complaint, masks, predict
 
 NETWORK = {
     "_target_": "UNet",
@@ -81,18 +80,6 @@ def folder(tmp_path):
     write(tmp_path / "bundle", INFERENCE)
     torch.save(network().state_dict(), tmp_path / "bundle" / "models" / "model.pt")
     return tmp_path / "bundle"
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=1, seed=0, size=32, spacing_mm=9.5)
-    return sorted((root / "images").iterdir())
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return write_prior(tmp_path_factory.mktemp("prior"))
 
 
 def write(folder, inference):

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 
-from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import grid_of, image_slices, labels_on_grid
 from maskmend.data.volume import read_image
 from maskmend.errors import RunError
@@ -21,18 +20,6 @@ from maskmend.prior_folder import load_prior
 from tests.models.given import complaint, masks, network, predict, write_prior
 
 KINDS = pytest.mark.parametrize("kind", ["ts", "pt2"])
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=1, seed=0, size=32, spacing_mm=9.5)
-    return sorted((root / "images").iterdir())
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return write_prior(tmp_path_factory.mktemp("prior"))
 
 
 def save(net, path, *, slices=(2, 1, 32, 32), any_number=True):

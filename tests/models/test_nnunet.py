@@ -30,11 +30,6 @@ def folder(tmp_path):
     return shutil.copytree(NNUNET / "plain" / "model", tmp_path / "model")
 
 
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return write_prior(tmp_path_factory.mktemp("prior"))
-
-
 @KINDS
 def test_without_adaptation_masks_are_those_of_nnunet(kind, tmp_path):
     status = predict(NNUNET / kind / "model", images(kind), tmp_path / "out", "--steps", "0")
