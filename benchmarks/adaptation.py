@@ -92,7 +92,7 @@ def main(
         "cost": cost,
         "steps": steps,
         "patients": patients,
-        "run": str(run),
+        "run": run.name,
         "seed": read_config(run / CONFIG).seed,
         "environment": environment(torch.device(device)),
     }

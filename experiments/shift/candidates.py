@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from cyclopts import App
 
-from experiments.shift.table import FAILED, auc
+from experiments.shift.table import FAILED, about, auc
 from maskmend.calibrate import TRIALS
 from maskmend.calibration import Guard, read_calibration
 
@@ -35,7 +35,8 @@ def main(run: Path, *, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     page = tell(pd.read_csv(run / TRIALS), calibration.guard)
     out.write_text(
-        f"# Candidates on the validation patients: {run.name}\n\n{page}", encoding="utf-8"
+        f"# Candidates on the validation patients: {run.name}\n\n{about(run)}\n\n{page}",
+        encoding="utf-8",
     )
 
 

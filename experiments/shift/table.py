@@ -1,12 +1,13 @@
 """The shift benchmark's table as a page and two pictures.
 
-    python -m experiments.shift.table docs/results/shift.csv --out docs/results
+    python -m experiments.shift.table docs/results/shift.csv --runs runs/shift --out docs/results
 
 Gains are in points (100 x Dice by volume, the mean over structures) over no adaptation of the same
 image; intervals and tests count patients (see `maskmend.evaluate.statistics`). Harmed are volumes
 that lost more than a point.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from scipy import stats
 
 from experiments.shift.pictures import draw_gains, draw_realism
 from experiments.shift.shifts import UNSEEN, label, middle, order
+from maskmend.checkpoint import CONFIG, RUN
+from maskmend.config import read_config
 from maskmend.evaluate.statistics import compare, harm
 
 IMAGE = ["segmentor", "seed", "shift", "severity", "patient", "phase"]
@@ -28,24 +31,40 @@ app = App(help=__doc__, help_format="plaintext")
 
 
 @app.default
-def main(table: Path, *, out: Path) -> None:
+def main(table: Path, *, runs: Path, out: Path) -> None:
     """Write shift.md, shift_gains.png and shift_realism.png.
 
     Args:
         table: What `experiments.shift.run` wrote.
+        runs: Folder of the runs behind it: what they were trained with stands on the page.
         out: Folder of the page.
     """
     rows = beside_plain(pd.read_csv(table, keep_default_na=False))
     out.mkdir(parents=True, exist_ok=True)
-    parts = ["# Shifts\n", _preface(rows, table.name)]
+    parts = ["# Shifts\n\n", _preface(rows, table.name), "\n"]
+    trained = rows.groupby(["segmentor", "seed"], sort=False).size().index
+    parts += [f"- {about(runs / f'{segmentor}{seed}')}\n" for segmentor, seed in trained]
     for segmentor in rows["segmentor"].unique():
         ours = rows[rows["segmentor"] == segmentor]
         parts += [f"\n## Segmentor: {segmentor}\n", _by_method(ours), "\n", _in_detail(ours)]
     parts += ["\n## Finding failures\n", _failures(rows)]
     parts += ["\n![gains](shift_gains.png)\n", "\n![predicted Dice](shift_realism.png)\n"]
     (out / "shift.md").write_text("".join(parts), encoding="utf-8")
-    draw_gains(rows, out / "shift_gains.png")
+    draw_gains(whole(rows), out / "shift_gains.png")
     draw_realism(rows, out / "shift_realism.png")
+
+
+def about(run: Path) -> str:
+    """What stands behind a run's numbers, for people."""
+    config, ended = read_config(run / CONFIG), json.loads((run / RUN).read_text())
+    best = ended["best"]
+    return (
+        f"{run.name}: split {config.data.split}, seed {config.seed}, {config.preprocess.size} x"
+        f" {config.preprocess.size} at {config.preprocess.spacing_mm} mm, validation Dice"
+        f" {best['val_dice']:.3f} at iteration {best['iteration']:.0f}; trained on"
+        f" {ended['device']}, {ended['threads']} thread{'s' if ended['threads'] > 1 else ''}, torch"
+        f" {ended['torch']}."
+    )
 
 
 def beside_plain(table: pd.DataFrame) -> pd.DataFrame:
@@ -60,6 +79,14 @@ def beside_plain(table: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("images without a line of method none cannot be compared")
     rows["gain"] = 100 * (rows["dice"] - rows["before"])
     return rows
+
+
+def whole(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lines of methods that saw every volume of a shift: others' means cannot be set beside."""
+    shift = ["segmentor", "shift", "severity"]
+    counts = rows.groupby([*shift, "method"])["gain"].transform("size")
+    plain = rows[rows["method"] == "none"].groupby(shift).size().rename("volumes")
+    return rows[counts == rows.join(plain, on=shift)["volumes"]]
 
 
 def auc(score: Sequence[float], failed: Sequence[bool]) -> float:
@@ -92,15 +119,26 @@ def _by_method(rows: pd.DataFrame) -> str:
     lines = [_line("middle severity", "before", *methods), _rule(2 + len(methods))]
     for shift in order(rows):
         at = rows[rows["shift"] == shift]
-        means = at.groupby("method")["gain"].mean()
-        shown = {m: f"{means[m]:+.1f}" for m in methods if m in means}
-        best = max(shown, key=lambda m: means[m])
+        gains = at.groupby("method")["gain"]
+        means, counts = gains.mean(), gains.size()
+        compared = counts[counts == counts["none"]].index
+        shown = {
+            m: f"{means[m]:+.1f}" + ("" if m in compared else f" ({counts[m]})")
+            for m in methods
+            if m in means
+        }
+        best = max((m for m in methods if m in compared), key=lambda m: means[m])
         cells = [f"**{shown[m]}**" if m == best else shown.get(m, "") for m in methods]
         before = 100 * at.loc[at["method"] == "none", "dice"].mean()
         lines.append(_line(label(shift), f"{before:.1f}", *cells))
     counts = rows[rows["method"] != "none"].groupby("method", sort=False).size()
     volumes = ", ".join(f"{method} {count}" for method, count in counts.items())
-    return "\n".join(lines) + f"\n\nVolumes in all, those of some methods fewer: {volumes}.\n"
+    note = f"\n\nVolumes in all, those of some methods fewer: {volumes}."
+    if counts.nunique() > 1:
+        note += (
+            " In brackets, how many a mean of fewer is of; it cannot be compared with the others."
+        )
+    return "\n".join(lines) + note + "\n"
 
 
 def _in_detail(rows: pd.DataFrame) -> str:
@@ -126,7 +164,7 @@ def _in_detail(rows: pd.DataFrame) -> str:
                 name, str(severity), str(change.n), f"{100 * change.before.mean:.1f}",
                 f"{100 * change.gain:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}",
                 f"{change.p_value:.2g}", f"{100 * hurt.share:.1f}%",
-                f"{-100 * hurt.worst_loss:.1f}",
+                f"{0 - 100 * hurt.worst_loss:.1f}",
             )
         )  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -1,10 +1,14 @@
 """The shift benchmark's page says what its table says."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.shift import table as shift_table
+from maskmend.checkpoint import RUN
+from tests.tiny import tiny, write_run
 
 
 def lines(*, seed=0, patients=12):
@@ -26,13 +30,38 @@ def lines(*, seed=0, patients=12):
     return pd.DataFrame(made)
 
 
+def runs(folder):
+    """A folder of runs, of which only what the page tells is there."""
+    (folder / "runs" / "gan0").mkdir(parents=True)
+    write_run(folder / "runs" / "gan0", tiny())
+    best = {"iteration": 500.0, "val_dice": 0.75}
+    ended = {"device": "a processor", "threads": 2, "torch": "2.13.0", "best": best}
+    (folder / "runs" / "gan0" / RUN).write_text(json.dumps(ended))
+    return folder / "runs"
+
+
 def test_the_page_says_how_many_volumes_a_method_has(tmp_path):
     rows = lines()
     rows = rows[(rows["method"] != "paper") | (rows["patient"] == "p1")]
     rows.to_csv(tmp_path / "shift.csv", index=False)
-    shift_table.main(tmp_path / "shift.csv", out=tmp_path)
+    shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path)
     page = (tmp_path / "shift.md").read_text()
     assert "those of some methods fewer: ours 36, paper 3." in page
+    (noise,) = [one for one in page.splitlines() if one.startswith("| noise |") and "(1)" in one]
+    assert noise.endswith("| **+10.0** | -5.0 (1) |")
+
+
+def test_a_mean_of_fewer_volumes_is_never_the_best(tmp_path):
+    rows = lines()
+    rows.loc[rows["method"] == "paper", "dice"] += 0.5
+    rows = rows[(rows["method"] != "paper") | (rows["patient"] == "p1")]
+    rows.to_csv(tmp_path / "shift.csv", index=False)
+    shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path)
+    page = (tmp_path / "shift.md").read_text()
+    (noise,) = [one for one in page.splitlines() if one.startswith("| noise |") and "(1)" in one]
+    assert noise.endswith("| **+10.0** | +45.0 (1) |")
+    kept = shift_table.whole(shift_table.beside_plain(rows))
+    assert set(kept["method"]) == {"none", "ours"}
 
 
 def test_gains_are_over_the_same_image_without_adaptation():
@@ -45,8 +74,10 @@ def test_gains_are_over_the_same_image_without_adaptation():
 
 def test_the_page_holds_every_figure(tmp_path):
     lines().to_csv(tmp_path / "shift.csv", index=False)
-    shift_table.main(tmp_path / "shift.csv", out=tmp_path / "out")
+    shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path / "out")
     page = (tmp_path / "out" / "shift.md").read_text()
+    assert "- gan0: split random, seed 0, 32 x 32 at 10.0 mm, validation Dice 0.750" in page
+    assert "trained on a processor, 2 threads, torch 2.13.0." in page
     assert "| noise | 2 | 12 |" in page
     (detail,) = [one for one in page.splitlines() if one.startswith("| noise | 2 ")]
     assert "| +10.0 | +10.0 to +10.0 |" in detail
