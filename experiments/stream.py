@@ -20,7 +20,7 @@ from experiments.shift.shifts import shifted
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import Case
 from maskmend.data.preprocess import labels_on_grid
-from maskmend.data.volume import Volume, read_image, read_mask
+from maskmend.data.volume import read_image, read_mask
 from maskmend.predict import Model, load
 from maskmend.prediction import Prepared
 from maskmend.progress import progress_bar
@@ -88,23 +88,22 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def _stream(
     model: Model, cases: Sequence[Case], settings: AdaptationConfig
 ) -> Iterator[tuple[object, ...]]:
-    waiting: list[tuple[Case, str, Volume]] = []
+    seen: list[tuple[Case, str, Prepared]] = []
 
     def prepared() -> Iterator[Sequence[Prepared]]:
         for position, case in enumerate(cases):
             assert case.image is not None
             shift = SCANNERS[2 * position // len(cases)]
             volume = shifted(read_image(case.image), shift, 2, model.config.seed)
-            waiting.append((case, shift, volume))
-            yield [model.prepare_volume(volume)]
+            seen.append((case, shift, model.prepare_volume(volume)))
+            yield [seen[-1][2]]
 
     for position, (_, (made,)) in enumerate(model.adapt_patients(prepared(), settings)):
-        case, shift, volume = waiting[position]
+        case, shift, one = seen[position]
         assert case.mask is not None
-        truth = read_mask(case.mask, labels=range(model.config.data.classes), like=volume)
-        grid = model.prepare_volume(volume).grid
+        truth = read_mask(case.mask, labels=range(model.config.data.classes), like=one.volume)
         before, after = (
-            mean_scores(labels_on_grid(masks, grid), truth, model)[0]
+            mean_scores(labels_on_grid(masks, one.grid), truth, model)[0]
             for masks in (made.plain, made.masks)
         )
         losses = made.losses or (float("nan"),)
