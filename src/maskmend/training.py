@@ -67,7 +67,8 @@ class Trainer:
         self.config, self.networks, self.data, self.fabric = config, networks, data, fabric
         self.group = Group(fabric.global_rank, fabric.world_size)
         for module in networks.modules().values():
-            module.to(fabric.device)
+            # Convolutions of a CPU are a fifth quicker with the channels innermost.
+            module.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.group.synchronise(module)
         self.weights = class_weights(
             torch.bincount(data.annotated.masks.flatten().long(), minlength=config.data.classes),
