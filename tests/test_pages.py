@@ -9,11 +9,11 @@ import yaml
 from rich.console import Console
 
 from docs.build import GENERATED
-from maskmend import calibrate as calibration
 from maskmend import config as configuration
-from maskmend.calibrate import calibrate_run
 from maskmend.config import Config, config_from, to_yaml
 from maskmend.data.phantom import write_cohort
+from maskmend.guard import calibrate as calibration
+from maskmend.guard.calibrate import calibrate_run
 from maskmend.train import train
 from tests.snippets import IMAGES, RUN, SHOWN, blocks, copy_reader, run_page, tiny_version
 

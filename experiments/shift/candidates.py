@@ -14,8 +14,8 @@ import pandas as pd
 from cyclopts import App
 
 from experiments.shift.table import FAILED, about, auc
-from maskmend.calibrate import TRIALS
-from maskmend.calibration import Guard, read_calibration
+from maskmend.guard.calibrate import TRIALS
+from maskmend.guard.calibration import Guard, read_calibration
 
 app = App(help=__doc__, help_format="plaintext")
 IMAGE = ["patient", "case", "draw"]
@@ -55,7 +55,8 @@ def tell(trials: pd.DataFrame, guard: Guard) -> str:
         "| --- | --- | --- | --- | --- | --- |",
         *_rows(trials),
         _row("**the guard**", *_guarded(trials, guard)),
-        f"\nThe guard: gate {guard.gate:.3f}, caution {guard.caution:.3f}.",
+        f"\nThe guard: gate {guard.gate:.3f}, steady {guard.steady:.3f}, caution"
+        f" {guard.caution:.3f}.",
     ]
     return "\n".join(lines) + "\n"
 

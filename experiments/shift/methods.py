@@ -12,17 +12,22 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from maskmend.batch_norm import own_statistics
 from maskmend.components import clean, one_hot
-from maskmend.corrections import match_histogram
-from maskmend.denoiser import DENOISER
-from maskmend.denoiser_training import train_denoiser
-from maskmend.entropy import minimise_entropy
+from maskmend.guard.batch_norm import own_statistics
+from maskmend.guard.corrections import match_histogram
+from maskmend.guard.mend import Mender
 from maskmend.instance import Adapted
-from maskmend.mend import Mender
 from maskmend.passes import resolve_precision
 from maskmend.predict import Model
-from maskmend.rotation import ROTATION, learn_rotations, read_rotation_head, train_rotation_head
+from maskmend.rivals.denoiser import DENOISER
+from maskmend.rivals.denoiser_training import train_denoiser
+from maskmend.rivals.entropy import minimise_entropy
+from maskmend.rivals.rotation import (
+    ROTATION,
+    learn_rotations,
+    read_rotation_head,
+    train_rotation_head,
+)
 
 Images = Float[Tensor, "slice channel height width"]
 Masks = Float[Tensor, "slice class height width"]

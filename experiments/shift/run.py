@@ -25,7 +25,6 @@ import maskmend
 from experiments.lines import append, keys_of
 from experiments.shift.methods import METHODS, Method, method_of, prepare
 from experiments.shift.shifts import FAMILIES, SEVERITIES, shifted
-from maskmend.calibrate import calibrate_run
 from maskmend.checkpoint import CALIBRATION, RUN, read_split
 from maskmend.config import read_config
 from maskmend.data.cohort import Case
@@ -35,6 +34,7 @@ from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import Volume, read_image, read_mask
 from maskmend.errors import ConfigError
 from maskmend.evaluate.metrics import dice, hausdorff95_mm
+from maskmend.guard.calibrate import calibrate_run
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
 from maskmend.train import train

@@ -102,15 +102,15 @@ def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = N
         draws: Degraded copies of each validation image to learn from.
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
     """
-    from maskmend.calibrate import calibrate_run
-    from maskmend.calibration import NEVER
+    from maskmend.guard.calibrate import calibrate_run
+    from maskmend.guard.calibration import NEVER
 
     console = Console(stderr=True)
     calibration = calibrate_run(run, data, draws=draws, device=device, console=console)
     guard = calibration.guard
     mended = (
         f"a mask is mended where its predicted Dice is below {guard.gate:.2f} and another promises"
-        f" {guard.caution:.2f} of what it changes"
+        f" {guard.caution:.2f} of what it changes, and else steadied from {guard.steady:.2f} on"
         if guard != NEVER
         else "no rule was found that does no harm, and every mask will be left alone"
     )

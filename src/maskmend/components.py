@@ -3,14 +3,24 @@
 Axes: slice, height, width; the slices of one volume.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 from torch import Tensor
 
-from maskmend.quality import largest_pieces
-
 Labels = UInt8[Tensor, "slice height width"]
+
+
+def largest_pieces(labels: Labels) -> Labels:
+    """Of each structure its largest connected piece of the volume."""
+    kept = labels.numpy().copy()
+    for structure in range(1, int(kept.max()) + 1):
+        pieces, count = ndimage.label(kept == structure)
+        if count > 1:
+            sizes = np.bincount(pieces.ravel())[1:]
+            kept[(pieces > 0) & (pieces != 1 + sizes.argmax())] = 0
+    return torch.from_numpy(kept)
 
 
 def clean(labels: Labels) -> Labels:

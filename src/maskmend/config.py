@@ -299,7 +299,7 @@ class AdaptationConfig:
     """Degraded copies of each validation image that "guarded" learns to predict Dice from."""
     prior: Literal["discriminator", "entropy", "denoiser"] = "discriminator"
     """What judges the predicted masks. "denoiser" tunes on each volume apart, as Karani et al. do
-    (see `maskmend.follow`), and counts steps and precision alone of the other fields."""
+    (see `maskmend.rivals.follow`), and counts steps and precision alone of the other fields."""
     steps: Steps = 50
     """Updates of the adaptor an instance (section 4.1: 50); 0 is plain inference. "auto" takes none
     where the plain masks are as realistic as the validation patients' were, and ends once they are

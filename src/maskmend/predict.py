@@ -10,27 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from maskmend.adapt import adapt_all
-from maskmend.batch_norm import mixed_statistics
 from maskmend.build import Networks
-from maskmend.calibration import Calibration, read_calibration
 from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config, config_from
-from maskmend.corrections import corrections
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
-from maskmend.denoiser import read_denoiser
 from maskmend.devices import device_of
 from maskmend.errors import ConfigError, RunError
-from maskmend.follow import follow_denoiser
 from maskmend.frozen import frozen
+from maskmend.guard.batch_norm import mixed_statistics
+from maskmend.guard.calibration import Calibration, read_calibration
+from maskmend.guard.corrections import corrections
+from maskmend.guard.mend import Mender
+from maskmend.guard.ways import neighbours, ways
 from maskmend.instance import Adapted
-from maskmend.mend import Mender
 from maskmend.passes import resolve_precision
 from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Prior
+from maskmend.rivals.denoiser import read_denoiser
+from maskmend.rivals.follow import follow_denoiser
 from maskmend.stream import adapt_onward
-from maskmend.ways import ways
 
 _SLICES = {False: 32, True: 512}
 """Slices in one pass, without and with a GPU; halved when memory runs out."""
@@ -199,7 +199,7 @@ class Model:
             for one in prepared:
                 images = one.slices.to(self.device)
                 made.append(mender.mend(images, self.calibration, carried))
-                carried = made[-1].adaptor if settings.continual else None
+                carried = (made[-1].adaptor or carried) if settings.continual else None
             yield number, made
 
     def _adapt_onward(
@@ -272,7 +272,7 @@ class Model:
         """The ways in which this run can segment a volume.
 
         Args:
-            quantiles: Of its training images (see `maskmend.corrections`).
+            quantiles: Of its training images (see `maskmend.guard.corrections`).
             realistic: The discriminator's score of true masks.
             settings: Their precision counts.
         """
@@ -295,12 +295,14 @@ class Model:
         )
         # All slices at once: their statistics are those of the volume.
         mixed = mixed_statistics(frozen(self.networks.segmentor, dtype, fold=False), _OWN)
+        segment = in_parts(in_precision(trained))
         return Mender(
             ways=ways(
                 corrections(quantiles.to(self.device)),
-                in_parts(in_precision(trained)),
+                segment,
                 in_precision(nn.Sequential(adaptor, mixed)),
             ),
+            neighbours=neighbours(segment),
             plain=torch.no_grad()(lambda images: in_parts(exact)(images).softmax(1)),
             score=in_precision(self._discriminator_prior(dtype).realism),
             realistic=realistic,

@@ -3,20 +3,25 @@
 import pandas as pd
 
 from experiments.shift.candidates import numbered, tell
-from maskmend.calibration import Guard
+from maskmend.guard.calibration import Guard
 
 
 def trials():
-    """Two images of one patient, each as it is and degraded once; three masks."""
+    """Two images of one patient, each as it is and degraded once; four masks."""
     rows = []
     for plain in (0.8, 0.7):
         for draw, (first, other, third) in enumerate(
             [(plain, plain - 0.05, plain + 0.01), (0.4, 0.6, 0.3)]
         ):
-            for mask, dice in (("none", first), ("own", other), ("blend", third)):
+            for mask, dice in (
+                ("none", first),
+                ("steadied", first),
+                ("own", other),
+                ("blend", third),
+            ):
                 rows.append(
                     {"patient": "p1", "draw": draw, "mask": mask, "dice": dice,
-                     "predicted": dice, "change": 0.0 if mask == "none" else 0.1}
+                     "predicted": dice, "change": 0.1 if mask in ("own", "blend") else 0.0}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -24,11 +29,11 @@ def trials():
 def test_gains_are_over_the_plain_mask_of_the_same_image():
     table = numbered(trials())
     assert list(table["case"].unique()) == [1, 2]
-    assert table["gain"].round(6).tolist() == [0, -5, 1, 0, 20, -10] * 2
+    assert table["gain"].round(6).tolist() == [0, 0, -5, 1, 0, 0, 20, -10] * 2
 
 
 def test_the_page_tells_means_harm_and_the_guards_choice():
-    page = tell(trials(), Guard(gate=0.5, caution=1.0))
+    page = tell(trials(), Guard(gate=0.5, steady=0.6, caution=1.0))
     assert "1 patients, 4 images" in page
     assert "| own | -5.0 | 100% | +20.0 | 0% | -5.0 |" in page
     assert "| blend | +1.0 | 0% | -10.0 | 100% | -10.0 |" in page

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from experiments import stream
-from maskmend.calibrate import calibrate_run
 from maskmend.checkpoint import SPLIT
 from maskmend.data.phantom import write_cohort
 from maskmend.data.split import random_split
+from maskmend.guard.calibrate import calibrate_run
 from tests.tiny import tiny, write_run
 
 

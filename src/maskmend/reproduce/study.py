@@ -18,17 +18,17 @@ import yaml
 from rich.console import Console
 
 from maskmend.before_after import ADAPTED, PLAIN
-from maskmend.calibrate import calibrate_run
 from maskmend.checkpoint import CALIBRATION, RUN, read_split
 from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.data.split import published_split
-from maskmend.denoiser import DENOISER
-from maskmend.denoiser_training import train_denoiser
 from maskmend.evaluate.scores import MEAN, Evaluation, evaluate
 from maskmend.files import predict_files
+from maskmend.guard.calibrate import calibrate_run
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
 from maskmend.reproduce.datasets import Dataset
+from maskmend.rivals.denoiser import DENOISER
+from maskmend.rivals.denoiser_training import train_denoiser
 from maskmend.train import train
 
 PUBLISHED = "semi_supervised_fold0"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskmend.batch_norm import mixed_statistics, own_statistics
+from maskmend.guard.batch_norm import mixed_statistics, own_statistics
 
 
 def network():

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskmend.ways import Images, Masks, Way
+from maskmend.guard.ways import Images, Masks, Way
 
 _KNOTS = torch.linspace(-1.5, 3.0, 6)
 """Intensities, in interquartile ranges from the median, at which the tone curve is bent."""

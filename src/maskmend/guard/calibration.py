@@ -3,6 +3,7 @@
 Fitted once, after training, on the validation patients, plain and degraded at random.
 """
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Collection, Sequence
@@ -18,14 +19,17 @@ from torch import Tensor
 
 from maskmend.checkpoint import CALIBRATION
 from maskmend.errors import InputError, RunError
-from maskmend.quality import Described, Quality, fit_quality
+from maskmend.guard.quality import Described, Quality, fit_quality
 
 HARM = 0.01
 """Loss of Dice that counts as harm."""
 FEW = 0.01
 """Share of the validation images that may be harmed."""
+PLAIN, STEADIED = 0, 1
+"""Where these stand among the masks of a volume."""
 _GATES = np.linspace(0.4, 1, 25)
 _CAUTIONS = np.linspace(0, 1, 41)
+_NEVER = 2.0  # no predicted Dice is as high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,9 @@ class Guard:
     """When a plain mask may be changed."""
 
     gate: float
-    """Predicted Dice of a plain mask from which it is left alone: there is little to gain."""
+    """Predicted Dice of a plain mask from which no other way is tried: there is little to gain."""
+    steady: float
+    """And that from which it is steadied, where no other way is taken."""
     caution: float
     """Gain of Dice that a mask must promise for each point in which it differs from the plain one.
     A small change can do little harm, and needs to promise little."""
@@ -44,19 +50,20 @@ class Guard:
         """The mask of the highest predicted Dice among those that promise enough.
 
         Args:
-            predicted: Dice of each, the plain one first.
+            predicted: Dice of each, the plain one and the steadied one first.
             change: How far each is from the plain one.
 
         Returns:
-            Its number; 0 if none does, or the plain mask is good enough.
+            Its number. If none does, or the plain mask is good enough, that of the steadied or of
+            the plain one.
         """
-        enough = predicted - predicted[0] > self.caution * change
-        if predicted[0] >= self.gate or not enough.any():
-            return 0
-        return int(np.where(enough, predicted, -1).argmax())
+        enough = predicted - predicted[PLAIN] > self.caution * change
+        if predicted[PLAIN] < self.gate and enough.any():
+            return int(np.where(enough, predicted, -1).argmax())
+        return STEADIED if predicted[PLAIN] >= self.steady else PLAIN
 
 
-NEVER = Guard(gate=0.0, caution=0.0)
+NEVER = Guard(gate=0.0, steady=_NEVER, caution=0.0)
 """Leaves every mask alone."""
 
 
@@ -76,7 +83,7 @@ class Calibration:
     """Between predicted and true Dice of the plain masks, every patient predicted by the others."""
 
     def choose(self, described: Described) -> int:
-        """The mask to take; 0, the plain one, if no other promises enough."""
+        """The number of the mask to take; see `Guard`."""
         return self.guard.choose(self.quality.predict(described.features), described.change)
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,6 +93,7 @@ class Calibration:
             "realistic": self.realistic,
             "quality": self.quality.to_dict(),
             "gate": self.guard.gate,
+            "steady": self.guard.steady,
             "caution": self.guard.caution,
             "correlation": self.correlation,
         }
@@ -97,7 +105,7 @@ class Calibration:
             quantiles=torch.tensor(saved["quantiles"]),
             realistic=saved["realistic"],
             quality=Quality.from_dict(saved["quality"]),
-            guard=Guard(gate=saved["gate"], caution=saved["caution"]),
+            guard=Guard(**{name: saved[name] for name in ("gate", "steady", "caution")}),
             correlation=saved["correlation"],
         )
 
@@ -211,17 +219,23 @@ def check_enough(patients: Collection[str]) -> None:
 
 def _best_guard(trials: Sequence[Trial], predicted: Sequence[Float[np.ndarray, " mask"]]) -> Guard:
     """Of those with which few masks lost more than HARM, and none more than 3 of it."""
+    gains = [one.dice - one.dice[PLAIN] for one in trials]
+    plain = np.array([ours[PLAIN] for ours in predicted])
+    steadied = np.array([gain[STEADIED] for gain in gains])
     best, most = NEVER, 0.0
     for gate, caution in itertools.product(_GATES, _CAUTIONS):
-        guard = Guard(gate=float(gate), caution=float(caution))
+        bare = Guard(gate=float(gate), steady=_NEVER, caution=float(caution))
         taken = [
-            guard.choose(ours, one.described.change)
+            bare.choose(ours, one.described.change)
             for ours, one in zip(predicted, trials, strict=True)
         ]
-        gain = np.array([one.dice[n] - one.dice[0] for n, one in zip(taken, trials, strict=True)])
-        harmless = np.count_nonzero(gain < -HARM) <= FEW * len(trials) and gain.min() >= -3 * HARM
-        if harmless and gain.mean() > most:
-            best, most = guard, float(gain.mean())
+        mended = np.array([gain[number] for gain, number in zip(gains, taken, strict=True)])
+        for steady in (*_GATES, _NEVER):
+            also = (np.array(taken) == PLAIN) & (plain >= steady)
+            gain = np.where(also, steadied, mended)
+            few = np.count_nonzero(gain < -HARM) <= FEW * len(trials)
+            if few and gain.min() >= -3 * HARM and gain.mean() > most:
+                best, most = dataclasses.replace(bare, steady=float(steady)), float(gain.mean())
     return best
 
 

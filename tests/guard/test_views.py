@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskmend.views import View
+from maskmend.guard.views import View
 
 
 def blob():
@@ -37,7 +37,25 @@ def test_area_grows_by_the_square_and_distance_by_the_zoom():
     assert centre(large)[1] - 31.5 == pytest.approx(1.3 * 14, abs=0.1)
 
 
-@pytest.mark.parametrize("view", [View(degrees=20), View(zoom=0.87), View(degrees=-35, zoom=1.2)])
+def test_a_move_is_by_whole_pixels():
+    images = torch.randn(2, 1, 16, 12)
+    moved = View(move=(3, -2)).of(images)
+    torch.testing.assert_close(moved[..., 3:, :-2], images[..., :-3, 2:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        moved[..., :3, 0], images[..., :1, 2].expand(2, 1, 3), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        View(degrees=20),
+        View(zoom=0.87),
+        View(degrees=-35, zoom=1.2),
+        View(move=(3, -7)),
+        View(degrees=-35, zoom=1.2, move=(3, -7)),
+    ],
+)
 def test_back_undoes_it(view):
     masks = view.back(view.of(blob()))
     torch.testing.assert_close(masks.sum(1), torch.ones(1, 64, 64))

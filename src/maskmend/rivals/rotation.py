@@ -158,7 +158,7 @@ def read_rotation_head(run: Path) -> RotationHead:
         run / ROTATION,
         RotationHead,
         name="head",
-        trainer="maskmend.rotation.train_rotation_head",
+        trainer="maskmend.rivals.rotation.train_rotation_head",
     )
 
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskmend.corrections import Correction
-from maskmend.views import View
+from maskmend.guard.corrections import Correction
+from maskmend.guard.views import View
 
 Images = Float[Tensor, "slice channel height width"]
 Masks = Float[Tensor, "slice class height width"]
@@ -48,6 +48,17 @@ VIEWS: Mapping[str, View] = {
     "turned back": View(degrees=-20),
     "reduced": View(zoom=0.87),
 }
+
+NEIGHBOURS = tuple(View(move=move) for move in ((4, 4), (-5, -5), (-4, 5), (5, -4)))
+"""A network that pools answers a little differently to an image that is moved by some pixels."""
+
+
+def neighbours(trained: Segment) -> Sequence[Way]:
+    """Plain inference of the image moved by a few pixels; see `mend.Mender`."""
+    return [
+        Way(name=str(view.move), correction=lambda images: images, view=view, segmentor=trained)
+        for view in NEIGHBOURS
+    ]
 
 
 def ways(corrections: Mapping[str, Correction], trained: Segment, mixed: Segment) -> Sequence[Way]:

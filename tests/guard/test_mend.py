@@ -10,19 +10,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from maskmend.calibrate import TRIALS, calibrate_run
-from maskmend.calibration import Guard
 from maskmend.checkpoint import CALIBRATION, SPLIT
 from maskmend.cli import main
+from maskmend.components import largest_pieces, one_hot
 from maskmend.config import config_from
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.split import random_split
 from maskmend.errors import ConfigError, InputError
+from maskmend.guard.calibrate import TRIALS, calibrate_run
+from maskmend.guard.calibration import Guard
+from maskmend.guard.mend import Mender
+from maskmend.guard.quality import Quality
+from maskmend.guard.retouch import STEPS
 from maskmend.predict import Model, load
 from maskmend.prediction import DOUBTFUL
-from maskmend.quality import Quality
-from maskmend.retouch import STEPS
 from maskmend.table import PREDICTIONS
 from maskmend.train import train
 from tests.tiny import tiny, write_run
@@ -63,9 +65,9 @@ def mender_of(model, **settings):
     return model.mender(calibration.quantiles, calibration.realistic, model.settings(**settings))
 
 
-def told(model, *, prefers, caution, gate=1.0):
+def told(model, *, prefers, caution, gate=1.0, steady=2.0):
     """The model with a calibration that promises 0.9 of one candidate and 0.5 of the others."""
-    ways = len(mender_of(model).ways)
+    masks = len(mender_of(model).ways) + 3  # steadied, blend, retouched
 
     def promise(number, candidates, features):
         weights = np.zeros(features + 1)
@@ -76,14 +78,14 @@ def told(model, *, prefers, caution, gate=1.0):
     features = len(model.calibration.quality.centre)
     model.calibration = dataclasses.replace(
         model.calibration,
-        quality=promise(prefers % (ways + 2), ways + 2, features),
-        guard=Guard(gate=gate, caution=caution),
+        quality=promise(prefers % masks, masks, features),
+        guard=Guard(gate=gate, steady=steady, caution=caution),
     )
     return model
 
 
 def test_a_mask_that_promises_enough_is_taken(model, image):
-    mended = told(model, prefers=3, caution=0.0).predict(image)
+    mended = told(model, prefers=4, caution=0.0).predict(image)
     assert mended.decision == "mended by reduced: Dice +0.40"
     assert (mended.realism_before, mended.realism_after) == pytest.approx((0.5, 0.9))
     prepared = model.prepare(image)
@@ -117,7 +119,8 @@ def test_a_stream_carries_the_retouch_on(model, image):
 def test_a_blend_is_the_mean_of_the_five_that_agree_best_with_the_others(model, image):
     mender = mender_of(model)
     prepared = model.prepare(image)
-    *ways, blend, _ = mender.candidates(prepared.slices)
+    plain, _, *ways, blend = mender.candidates(prepared.slices)
+    ways = [plain, *ways]
     labels = [one.look.labels.numpy() for one in ways]
 
     def dice(a, b):
@@ -146,10 +149,31 @@ def test_one_that_changes_too_much_for_its_promise_is_not_taken(model, image):
 
 def test_a_good_mask_is_left_alone_whatever_is_promised(model, image):
     left = told(model, prefers=3, caution=0.0, gate=0.5).predict(image)
-    assert left.decision == "left alone: predicted Dice 0.50"
+    assert left.decision == "left alone: +0.40 is not worth the risk"
     assert (left.labels == left.plain).all()
     mended = told(model, prefers=3, caution=0.0, gate=0.51).predict(image)
     assert mended.decision.startswith("mended by")
+
+
+def test_a_good_mask_is_steadied(model, image):
+    mended = told(model, prefers=3, caution=0.0, gate=0.5, steady=0.5).predict(image)
+    assert mended.decision == "steadied: predicted Dice 0.50"
+    prepared, mender = model.prepare(image), mender_of(model)
+    seen = [mender.ways[0], *mender.neighbours]
+    mean = torch.stack([way.masks(prepared.slices) for way in seen]).mean(0)
+    labels = mean.argmax(1).to(torch.uint8)
+    speck = labels != largest_pieces(labels)
+    assert speck.any()
+    mean = torch.where(speck[:, None], one_hot(torch.zeros_like(labels), mender.classes), mean)
+    np.testing.assert_array_equal(mended.labels, labels_on_grid(mean, prepared.grid))
+    assert not (mended.labels == mended.plain).all()
+
+
+def test_a_good_mask_costs_no_retouch(model, image, monkeypatch):
+    monkeypatch.setattr(Mender, "retouched", None)
+    assert told(model, prefers=-1, caution=0.0, gate=0.5).predict(image).decision
+    with pytest.raises(TypeError):
+        told(model, prefers=-1, caution=0.0, gate=0.51).predict(image)
 
 
 def test_the_best_may_be_the_plain_one(model, image):
@@ -230,7 +254,7 @@ def test_calibration_is_the_same_when_done_again(run, hearts):
 
 def test_every_mask_of_the_calibration_is_told(run, hearts):
     table = pd.read_csv(run / TRIALS)
-    masks = len(mender_of(load(run, "cpu")).ways) + 2
+    masks = len(mender_of(load(run, "cpu")).ways) + 3
     split = json.loads((run / SPLIT).read_text())
     assert set(table["patient"]) == set(split["validation"])
     assert len(table) == len(split["validation"]) * 2 * 2 * masks  # phases, draws
@@ -271,7 +295,7 @@ def test_from_the_command_line(run, hearts, image, tmp_path, capsys):
         )
     with (tmp_path / PREDICTIONS).open() as file:
         (row,) = csv.DictReader(file)
-    assert row["decision"].startswith(("mended by", "left alone"))
+    assert row["decision"].startswith(("mended by", "steadied", "left alone"))
 
 
 def test_the_method_is_known():

@@ -12,7 +12,7 @@ from maskmend.checkpoint import SPLIT, load_run, quiet_generator
 from maskmend.data.phantom import write_cohort
 from maskmend.errors import InputError, RunError
 from maskmend.predict import load
-from maskmend.rotation import (
+from maskmend.rivals.rotation import (
     RotationHead,
     learn_rotations,
     read_rotation_head,

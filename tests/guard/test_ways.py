@@ -2,8 +2,8 @@
 
 import torch
 
-from maskmend.views import View
-from maskmend.ways import VIEWS, Way, ways
+from maskmend.guard.views import View
+from maskmend.guard.ways import VIEWS, Way, neighbours, ways
 
 FIXES = {"none": lambda x: x, "double": lambda x: 2 * x}
 
@@ -18,6 +18,15 @@ def test_plain_inference_comes_first_and_every_way_once():
     torch.testing.assert_close(by_name["none"], images.softmax(1))
     torch.testing.assert_close(by_name["none + own statistics"], (-images).softmax(1))
     torch.testing.assert_close(by_name["double + own statistics"], (-2 * images).softmax(1))
+
+
+def test_neighbours_are_the_image_moved_and_moved_back():
+    images = torch.randn(1, 2, 32, 32)
+    for way in neighbours(lambda x: x):
+        inner = (..., slice(8, 24), slice(8, 24))
+        close = {"atol": 1e-4, "rtol": 1e-4}
+        torch.testing.assert_close(way.masks(images)[inner], images.softmax(1)[inner], **close)
+        assert (way.view.of(images) - images).abs().max() > 1
 
 
 def test_a_view_is_of_the_image_as_it_is_and_is_turned_back():

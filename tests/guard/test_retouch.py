@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from maskmend.retouch import STEPS, Aim, Retouch, retouch
-from maskmend.views import View
-from maskmend.ways import Way
+from maskmend.guard.retouch import STEPS, Aim, Retouch, retouch
+from maskmend.guard.views import View
+from maskmend.guard.ways import Way
 
 
 def images(seed=0):

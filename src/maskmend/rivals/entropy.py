@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskmend.batch_norm import own_statistics
+from maskmend.guard.batch_norm import own_statistics
 from maskmend.priors import EntropyPrior
 
 

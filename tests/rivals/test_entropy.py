@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from maskmend.entropy import minimise_entropy
 from maskmend.priors import EntropyPrior
+from maskmend.rivals.entropy import minimise_entropy
 from maskmend.segmentor import UNet
 
 

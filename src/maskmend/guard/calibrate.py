@@ -12,21 +12,21 @@ from jaxtyping import Float, UInt8
 from rich.console import Console
 from torch import Tensor
 
-from maskmend.calibration import Calibration, Trial, as_table, calibrate, check_enough
 from maskmend.checkpoint import CALIBRATION, read_split, write_atomically
 from maskmend.components import one_hot
 from maskmend.config import DegradationConfig
-from maskmend.corrections import quantiles
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
 from maskmend.degrade import degrade_volume
 from maskmend.errors import InputError
-from maskmend.mend import Mender
+from maskmend.guard.calibration import Calibration, Trial, as_table, calibrate, check_enough
+from maskmend.guard.corrections import quantiles
+from maskmend.guard.mend import Mender
+from maskmend.guard.quality import agreements
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
-from maskmend.quality import agreements
 
 TRIALS = "trials.csv"
 
@@ -84,7 +84,8 @@ def calibrate_run(
             trials.append(one.trial(mender))
             advance()
     calibration = calibrate(trials, mean, realistic)
-    names = [*(way.name for way in mender.ways), "blend", "retouched"]
+    plain, *others = (way.name for way in mender.ways)
+    names = [plain, "steadied", *others, "blend", "retouched"]
     write_atomically(run / TRIALS, as_table(trials, names).to_csv(index=False))
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     return calibration
@@ -108,6 +109,7 @@ class _Degraded:
     def trial(self, mender: Mender) -> Trial:
         """All masks of it beside the truth."""
         candidates = mender.candidates(self.slices)
+        candidates.append(mender.retouched(self.slices, candidates[-1]))
         labels = [self.labels, *(one.look.labels for one in candidates)]
         dice = agreements(labels, mender.classes)[0, 1:]
         return Trial(self.patient, mender.describe(candidates), dice, self.draw)

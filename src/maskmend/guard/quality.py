@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from scipy import ndimage
 from torch import Tensor
+
+from maskmend.components import largest_pieces
 
 Labels = UInt8[Tensor, "slice height width"]
 Masks = Float[Tensor, "slice class height width"]
@@ -84,19 +85,26 @@ class Described:
     """How far each is from the plain one: one less their Dice."""
 
 
-def describe(looks: Sequence[Look], classes: int) -> Described:
+def describe(looks: Sequence[Look], classes: int, company: int) -> Described:
     """Compare several masks of one volume, made in ways that are always the same.
 
-    Features are, of each mask, its own figures and its agreement with the others, the difference of
-    all these from those of the first mask, and which of the ways it was made in.
+    Features are, of each mask, its own figures and its agreement with the company, the difference
+    of all these from those of the first mask, and which of the ways it was made in.
+
+    Args:
+        looks: At the masks; the plain one is the first.
+        classes: Of the masks, the background included.
+        company: So many, the first ones, are always made. One more may follow: then nothing that is
+            known of these changes.
     """
     others = agreements([one.labels for one in looks], classes)
     with_plain = others[0].copy()
     np.fill_diagonal(others, -np.inf)
-    nearest = -np.sort(-others, axis=1)[:, : max(1, len(looks) - 1)]
-    company = [nearest.mean(1), nearest[:, :3].mean(1), nearest[:, :8].mean(1), with_plain]
-    own = np.column_stack([np.array([one.alone for one in looks]), *company])
-    return Described(np.column_stack([own, own - own[0], np.eye(len(looks))]), 1 - with_plain)
+    nearest = -np.sort(-others[:, :company], axis=1)[:, : max(1, company - 1)]
+    agreed = [nearest.mean(1), nearest[:, :3].mean(1), nearest[:, :8].mean(1), with_plain]
+    own = np.column_stack([np.array([one.alone for one in looks]), *agreed])
+    which = np.eye(len(looks), company + 1)
+    return Described(np.column_stack([own, own - own[0], which]), 1 - with_plain)
 
 
 def agreements(masks: Sequence[Labels], classes: int) -> Float[np.ndarray, "mask mask"]:
@@ -109,17 +117,6 @@ def agreements(masks: Sequence[Labels], classes: int) -> Float[np.ndarray, "mask
         union = size[:, None] + size
         total += torch.where(union > 0, 2 * both / union.clamp(min=1), 1.0).numpy()
     return total / (classes - 1)
-
-
-def largest_pieces(labels: Labels) -> Labels:
-    """Of each structure its largest connected piece of the volume."""
-    kept = labels.numpy().copy()
-    for structure in range(1, int(kept.max()) + 1):
-        pieces, count = ndimage.label(kept == structure)
-        if count > 1:
-            sizes = np.bincount(pieces.ravel())[1:]
-            kept[(pieces > 0) & (pieces != 1 + sizes.argmax())] = 0
-    return torch.from_numpy(kept)
 
 
 def _continuity(labels: Labels, classes: int) -> float:

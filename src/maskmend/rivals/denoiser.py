@@ -87,7 +87,7 @@ def read_denoiser(run: Path) -> Denoiser:
         run / DENOISER,
         Denoiser,
         name="denoiser",
-        trainer="maskmend.denoiser_training.train_denoiser",
+        trainer="maskmend.rivals.denoiser_training.train_denoiser",
     )
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskmend.quality import agreements, describe, fit_quality, largest_pieces, look
+from maskmend.components import largest_pieces
+from maskmend.guard.quality import agreements, describe, fit_quality, look
 
 
 def square(*, at=2, side=4, slices=3, label=1):
@@ -60,22 +61,30 @@ def test_an_unsure_mask_has_more_entropy():
 
 def test_an_empty_mask_is_described_without_nan():
     looks = [look(probabilities(torch.zeros_like(square())), torch.zeros(3))] * 2
-    assert np.isfinite(describe(looks, 3).features).all()
+    assert np.isfinite(describe(looks, 3, company=2).features).all()
 
 
 def test_a_description_tells_company_difference_and_way():
     masks = [square(), square(), square(at=7)]
     looks = [look(probabilities(one), torch.zeros(3)) for one in masks]
-    described = describe(looks, 3)
+    described = describe(looks, 3, company=3)
     features = described.features
-    own = (features.shape[1] - 3) // 2
-    np.testing.assert_array_equal(features[:, -3:], np.eye(3))
+    own = (features.shape[1] - 4) // 2
+    np.testing.assert_array_equal(features[:, -4:], np.eye(3, 4))
     np.testing.assert_allclose(features[0, own : 2 * own], 0)
     agreement = features[:, own - 4]
     assert agreement[0] == agreement[1] > agreement[2]
     np.testing.assert_allclose(described.change[:2], 0, atol=1e-6)
     assert described.change[2] == 1 - features[2, own - 1]
     assert described.change[2] > 0.3
+
+
+def test_one_that_follows_the_company_changes_nothing_of_the_others():
+    looks = [look(probabilities(square(at=at)), torch.zeros(3)) for at in (2, 3, 7, 4)]
+    without, followed = (describe(looks[:n], 3, company=3) for n in (3, 4))
+    np.testing.assert_array_equal(followed.features[:3], without.features)
+    np.testing.assert_array_equal(followed.change[:3], without.change)
+    assert followed.features[3, -1] == 1
 
 
 def test_the_regression_finds_a_linear_truth_and_predicts_within_bounds():

@@ -1,10 +1,13 @@
 """Adaptation that is never meant to harm: several starts, judged, and a guard.
 
-1. Segment the volume in every way: corrections and views of the image, mixtures of statistics.
-2. Blend the masks that agree best with the others. Tune a retouch of the image until the
-   discriminator is content with the mask, near the blend.
-3. Predict the Dice of every mask; see `quality`.
-4. Take the best that promises enough for the change that it makes, else leave the plain mask.
+1. Steady the plain mask: the mean over the image moved by a few pixels, its largest pieces.
+2. Segment the volume in every way: corrections and views of the image, mixtures of statistics.
+   Blend the masks that agree best with the others.
+3. Predict the Dice of every mask; see `quality`. A plain mask that is good enough is steadied, and
+   that is all.
+4. Else tune a retouch of the image until the discriminator is content with the mask, near the
+   blend. Take the best mask that promises enough for the change that it makes; if none does, the
+   steadied or the plain one.
 
 Axes: slice, channel or class, height, width; the slices of one volume.
 """
@@ -18,11 +21,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskmend.calibration import Calibration
+from maskmend.components import largest_pieces, one_hot
+from maskmend.guard.calibration import PLAIN, STEADIED, Calibration
+from maskmend.guard.quality import Described, Look, agreements, describe, look
+from maskmend.guard.retouch import Aim, Retouched, retouch
+from maskmend.guard.ways import Images, Masks, Way
 from maskmend.instance import Adapted
-from maskmend.quality import Described, Look, agreements, describe, look
-from maskmend.retouch import Aim, Retouched, retouch
-from maskmend.ways import Images, Masks, Way
 
 _BLENDED = 5
 
@@ -48,6 +52,8 @@ class Mender:
 
     ways: Sequence[Way]
     """Plain inference first; in the hardware's precision."""
+    neighbours: Sequence[Way]
+    """The mean with these is steadier than plain inference alone."""
     plain: Callable[[Images], Masks]
     """Plain inference in 32 bits."""
     score: Callable[[Masks, Images], Float[Tensor, " slice"]]
@@ -57,30 +63,44 @@ class Mender:
     classes: int
     """Of the masks, the background included."""
 
-    def candidates(self, images: Images, carried: nn.Module | None = None) -> list[Candidate]:
-        """The mask of every way, then the blend, then that of the retouch.
+    def candidates(self, images: Images) -> list[Candidate]:
+        """The plain mask, steadied; the mask of every other way; the blend.
 
         Args:
             images: All slices of the volume.
-            carried: See `retouch`.
         """
         made = [self._candidate(way.name, way.masks(images), images, way=way) for way in self.ways]
         agreed = agreements([one.look.labels for one in made], self.classes).mean(1)
         best = np.argsort(-agreed, kind="stable")[:_BLENDED]
         first = self.ways[best[0]]
         blend = torch.stack([made[number].masks for number in best]).mean(0)
-        aim = Aim(masks=blend, score=self.score, realistic=self.realistic)
-        tuned = retouch(first, images, aim, carried=carried)
-        way, masks = tuned.way, tuned.way.masks(images)
+        plain, *others = made
         return [
-            *made,
+            plain,
+            self._candidate("steadied", self._steady(plain.masks, images), images, way=plain.way),
+            *others,
             self._candidate(f"a blend with {first.name}", blend, images, way=first),
-            self._candidate(way.name, masks, images, way=way, tuned=tuned),
         ]
 
+    def retouched(
+        self, images: Images, blend: Candidate, carried: nn.Module | None = None
+    ) -> Candidate:
+        """What is tuned from the blend's best way on.
+
+        Args:
+            images: All slices of the volume.
+            blend: The last of `candidates`.
+            carried: See `retouch`.
+        """
+        aim = Aim(masks=blend.masks, score=self.score, realistic=self.realistic)
+        tuned = retouch(blend.way, images, aim, carried=carried)
+        way = tuned.way
+        return self._candidate(way.name, way.masks(images), images, way=way, tuned=tuned)
+
     def describe(self, candidates: Sequence[Candidate]) -> Described:
-        """The figures that Dice is predicted from."""
-        return describe([one.look for one in candidates], self.classes)
+        """The figures that Dice is predicted from; of `candidates`, and of a retouched one."""
+        company = len(self.ways) + 2
+        return describe([one.look for one in candidates], self.classes, company)
 
     def mend(
         self, images: Images, calibration: Calibration, carried: nn.Module | None = None
@@ -96,24 +116,35 @@ class Mender:
             Masks before and after, with predicted Dice as scores.
         """
         start = time.perf_counter()
-        candidates = self.candidates(images, carried)
+        quality, guard = calibration.quality, calibration.guard
+        candidates = self.candidates(images)
         described = self.describe(candidates)
-        predicted = calibration.quality.predict(described.features)
-        taken = calibration.choose(described)
+        if quality.predict(described.features)[PLAIN] < guard.gate:
+            candidates.append(self.retouched(images, candidates[-1], carried))
+            described = self.describe(candidates)
+        predicted = quality.predict(described.features)
+        taken = guard.choose(predicted, described.change)
         plain, chosen = self.plain(images), candidates[taken]
         return Adapted(
             plain=plain,
             masks=chosen.masks if taken else plain,
             losses=chosen.tuned.losses if chosen.tuned else (),
-            plain_scores=torch.full((len(images),), float(predicted[0])),
+            plain_scores=torch.full((len(images),), float(predicted[PLAIN])),
             scores=torch.full((len(images),), float(predicted[taken])),
             steps=chosen.tuned.steps if chosen.tuned else 0,
             seconds=time.perf_counter() - start,
-            decision=_decision(chosen.name, predicted, taken, calibration.guard.gate),
+            decision=_decision(chosen.name, predicted, taken),
             adaptor=chosen.tuned.adaptor if chosen.tuned else None,
             plain_shown=images,
             shown=chosen.way.shown(images) if taken else None,
         )
+
+    def _steady(self, plain: Masks, images: Images) -> Masks:
+        masks = torch.stack([plain, *(way.masks(images) for way in self.neighbours)]).mean(0)
+        labels = masks.argmax(1).to(torch.uint8).cpu()
+        specks = (labels != largest_pieces(labels)).to(masks.device)
+        nothing = one_hot(torch.zeros_like(labels), self.classes).to(masks)
+        return torch.where(specks[:, None], nothing, masks)
 
     def _candidate(
         self, name: str, masks: Masks, images: Images, *, way: Way, tuned: Retouched | None = None
@@ -123,12 +154,12 @@ class Mender:
         return Candidate(name=name, masks=masks, look=seen, way=way, tuned=tuned)
 
 
-def _decision(name: str, predicted: Float[np.ndarray, " mask"], taken: int, gate: float) -> str:
+def _decision(name: str, predicted: Float[np.ndarray, " mask"], taken: int) -> str:
     """For people: what was decided, and why."""
+    if taken == STEADIED:
+        return f"steadied: predicted Dice {predicted[PLAIN]:.2f}"
     if taken:
-        return f"mended by {name}: Dice +{predicted[taken] - predicted[0]:.2f}"
-    if predicted[0] >= gate:
-        return f"left alone: predicted Dice {predicted[0]:.2f}"
+        return f"mended by {name}: Dice +{predicted[taken] - predicted[PLAIN]:.2f}"
     if best := int(predicted.argmax()):
-        return f"left alone: +{predicted[best] - predicted[0]:.2f} is not worth the risk"
+        return f"left alone: +{predicted[best] - predicted[PLAIN]:.2f} is not worth the risk"
     return "left alone: nothing promises more"

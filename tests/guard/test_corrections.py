@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from maskmend.corrections import (
+from maskmend.guard.corrections import (
     corrections,
     gamma,
     match_histogram,
