@@ -307,7 +307,7 @@ def report(
 ) -> int:
     """Write report.html about a folder of masks: one file, for any browser, that needs no network.
 
-    It shows which masks were changed, how, and which to look at; with pictures where `predict
+    It shows which masks were mended, how, and which to look at; with pictures where `predict
     --report` has kept them.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-MARKS = {"mended": "●", "left alone": "○", "check": "▲"}
+MARKS = {"mended": "●", "steadied": "◐", "left alone": "○", "check": "▲"}
 """What stands for an image, beside its colour."""
 
 _FEWEST = 5

@@ -34,7 +34,7 @@ from maskmend.report.pictures import (
 )
 from maskmend.table import PREDICTIONS, Row, read_table
 
-Outcome = Literal["mended", "left alone", "failed"]
+Outcome = Literal["mended", "steadied", "left alone", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,10 +186,14 @@ def _settings(path: Path) -> dict[str, Any]:
 def _outcome(row: Row, kept: Details | None) -> Outcome:
     if row.status == "failed":
         return "failed"
-    if kept is not None:
-        return "mended" if kept.changed else "left alone"
+    if kept is not None and not kept.changed:
+        return "left alone"
+    if row.decision.startswith("steadied"):
+        return "steadied"
+    if kept is not None or row.decision.startswith("mended"):
+        return "mended"
     if row.decision:
-        return "mended" if row.decision.startswith("mended") else "left alone"
+        return "left alone"
     return "mended" if float(row.steps or 0) else "left alone"
 
 

@@ -110,14 +110,15 @@ def _render(folder: Folder, title: str) -> str:
 
 def _urgency(entry: Entry) -> tuple[int, str]:
     """What to look at first comes first."""
-    order = ("mended", "left alone").index(entry.outcome) + 2 if entry.outcome != "failed" else 1
-    return (0 if entry.check else order, entry.name)
+    order = ("failed", "mended", "steadied", "left alone").index(entry.outcome)
+    return (0 if entry.check else 1 + order, entry.name)
 
 
 def _tiles(folder: Folder) -> list[tuple[str, str, int]]:
     """Kind, name and number of the images that can be filtered for."""
     kinds = [
         ("mended", "mended"),
+        *([("steadied", "steadied")] if folder.method == "guarded" else []),
         ("left alone", "left alone"),
         ("check", "to look at"),
         ("failed", "failed"),

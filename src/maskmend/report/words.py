@@ -3,6 +3,12 @@
 from maskmend.prediction import DOUBTFUL
 from maskmend.report.entries import Entry, Folder
 
+_STEADIED = (
+    "Steadied",
+    "a good mask that was left as it is but for its edge and for specks: the mean of what the"
+    " network makes of the image moved by a few pixels.",
+)
+
 
 def score_of(folder: Folder) -> str:
     """What the score is called."""
@@ -29,11 +35,13 @@ def verdict(folder: Folder) -> str:
     counts, n = folder.counts, len(folder.entries)
     parts = []
     if counts["mended"]:
-        parts.append(f"{counts['mended']} of {n} masks {_were(counts['mended'])} changed")
+        parts.append(f"{counts['mended']} of {n} masks {_were(counts['mended'])} mended")
+    if counts["steadied"]:
+        parts.append(f"{counts['steadied']} {_were(counts['steadied'])} steadied")
     if counts["left alone"]:
         rest = f"{counts['left alone']} {_were(counts['left alone'])} left as the network made them"
         parts.append(rest)
-    text = " and ".join(parts)
+    text = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
     sentences = [f"{text}."] if text else []
     if counts["check"]:
         looks = "needs" if counts["check"] == 1 else "need"
@@ -74,6 +82,7 @@ def reading(folder: Folder) -> list[tuple[str, str]]:
         )
     terms = [
         ("Mended", "the mask differs from what the network makes without adaptation."),
+        *([_STEADIED] if folder.method == "guarded" else []),
         ("Left alone", "it is what the network makes without adaptation."),
         ("Look at it", "the mask is empty, cut by the edge of what the network sees, or doubtful."),
         score,
