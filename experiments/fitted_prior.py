@@ -27,7 +27,7 @@ from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import read_image, read_mask
 from maskmend.devices import device_of
 from maskmend.evaluate.metrics import dice
-from maskmend.fit import fit_folder, source_of
+from maskmend.foreign.fit import fit_folder, source_of
 from maskmend.frozen import frozen
 from maskmend.predict import Model
 from maskmend.progress import progress_bar

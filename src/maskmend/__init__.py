@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from maskmend.errors import ConfigError, InputError, MaskmendError, RunError
     from maskmend.evaluate.scores import evaluate
     from maskmend.files import predict_files
-    from maskmend.fit_prior import fit_prior
-    from maskmend.fitted import FittedPrior
-    from maskmend.guest import bring
+    from maskmend.foreign.fit_prior import fit_prior
+    from maskmend.foreign.fitted import FittedPrior
+    from maskmend.foreign.guest import bring
+    from maskmend.foreign.prior_folder import load_prior, save_prior
     from maskmend.instance import Adapted
     from maskmend.predict import Model, load
     from maskmend.prediction import Prediction
-    from maskmend.prior_folder import load_prior, save_prior
     from maskmend.priors import DiscriminatorPrior, EntropyPrior, Prior
     from maskmend.train import train
 
@@ -39,7 +39,7 @@ _HOMES = {
     "ConfigError": "errors",
     "DiscriminatorPrior": "priors",
     "EntropyPrior": "priors",
-    "FittedPrior": "fitted",
+    "FittedPrior": "foreign.fitted",
     "InputError": "errors",
     "MaskmendError": "errors",
     "Model": "predict",
@@ -48,15 +48,15 @@ _HOMES = {
     "Prior": "priors",
     "RunError": "errors",
     "adapt": "adapt",
-    "bring": "guest",
+    "bring": "foreign.guest",
     "build": "build",
     "evaluate": "evaluate.scores",
-    "fit_prior": "fit_prior",
+    "fit_prior": "foreign.fit_prior",
     "load": "predict",
-    "load_prior": "prior_folder",
+    "load_prior": "foreign.prior_folder",
     "predict_files": "files",
     "read_config": "config",
-    "save_prior": "prior_folder",
+    "save_prior": "foreign.prior_folder",
     "train": "train",
 }
 

@@ -142,7 +142,7 @@ def fit_prior(
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
     """
     from maskmend.devices import device_of
-    from maskmend.fit import fit_folder, source_of
+    from maskmend.foreign.fit import fit_folder, source_of
 
     where = device_of(device)
     source = source_of(model, set_, where) if model else None
@@ -198,7 +198,7 @@ def predict(
     """
     from maskmend.data.source import shown
     from maskmend.files import check_names, finished_rows, predict_files
-    from maskmend.guest import open_model
+    from maskmend.foreign.guest import open_model
     from maskmend.progress import progress_bar
     from maskmend.table import Row
 

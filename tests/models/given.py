@@ -10,8 +10,8 @@ from maskmend.checkpoint import quiet_generator
 from maskmend.cli import main
 from maskmend.config import PriorConfig, config_from
 from maskmend.data.volume import read_mask
-from maskmend.fitted import FittedPrior
-from maskmend.prior_folder import save_prior
+from maskmend.foreign.fitted import FittedPrior
+from maskmend.foreign.prior_folder import save_prior
 
 NNUNET = Path(__file__).parents[1] / "fixtures" / "nnunet"
 _PRIOR = {

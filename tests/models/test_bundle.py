@@ -10,7 +10,7 @@ from maskmend.checkpoint import quiet_generator
 from maskmend.data.preprocess import grid_of, labels_on_grid, slices_on_grid
 from maskmend.data.volume import read_image
 from maskmend.errors import ConfigError, RunError
-from maskmend.guest import bring
+from maskmend.foreign.guest import bring
 from maskmend.models import bundle
 from tests.models.given import complaint, masks, predict
 

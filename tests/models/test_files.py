@@ -13,10 +13,10 @@ import yaml
 from maskmend.data.preprocess import grid_of, image_slices, labels_on_grid
 from maskmend.data.volume import read_image
 from maskmend.errors import RunError
-from maskmend.guest import bring
+from maskmend.foreign.guest import bring
+from maskmend.foreign.prior_folder import load_prior
 from maskmend.models import exported, torchscript
 from maskmend.models.described import Turned
-from maskmend.prior_folder import load_prior
 from tests.models.given import complaint, masks, network, predict, write_prior
 
 KINDS = pytest.mark.parametrize("kind", ["ts", "pt2"])

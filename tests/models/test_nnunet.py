@@ -12,7 +12,7 @@ import torch
 from maskmend.config import config_from
 from maskmend.data.volume import read_image, read_mask
 from maskmend.errors import RunError
-from maskmend.guest import bring
+from maskmend.foreign.guest import bring
 from maskmend.models import nnunet
 from maskmend.models.nnunet_images import resample
 from tests.models.given import NNUNET, complaint, masks, predict, write_prior

@@ -9,8 +9,8 @@ import torch
 from maskmend.checkpoint import CONFIG, WEIGHTS
 from maskmend.config import PriorConfig, config_from
 from maskmend.errors import RunError
-from maskmend.fitting import Fitter, FittingData
-from maskmend.prior_folder import PRIOR, load_prior, save_prior
+from maskmend.foreign.fitting import Fitter, FittingData
+from maskmend.foreign.prior_folder import PRIOR, load_prior, save_prior
 
 SECTIONS = {
     "preprocess": {"size": 32, "spacing_mm": 10},

@@ -8,7 +8,7 @@ from torch import nn
 import maskmend as mm
 from maskmend.anchors import corrupt, draw_corruption
 from maskmend.config import AnchorConfig, DegradationConfig
-from maskmend.fitting import degraded
+from maskmend.foreign.fitting import degraded
 from maskmend.outputs import Probabilities
 from tests.test_training import squares
 

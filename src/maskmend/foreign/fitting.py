@@ -22,7 +22,7 @@ from maskmend.build import fresh_discriminator
 from maskmend.checkpoint import load_optimizer, load_tensors, optimizer_tensors, quiet_generator
 from maskmend.config import AdversarialConfig, DegradationConfig, PreprocessConfig, PriorConfig
 from maskmend.errors import ConfigError, RunError
-from maskmend.fitted import FittedPrior
+from maskmend.foreign.fitted import FittedPrior
 
 Images = Float[Tensor, "slice channel height width"]
 Labels = UInt8[Tensor, "slice height width"]

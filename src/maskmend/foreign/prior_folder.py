@@ -25,7 +25,7 @@ from maskmend.checkpoint import (
 from maskmend.config import PriorConfig, read_config, to_yaml
 from maskmend.environment import environment
 from maskmend.errors import ConfigError, RunError
-from maskmend.fitted import FittedPrior
+from maskmend.foreign.fitted import FittedPrior
 
 PRIOR = "prior.json"
 

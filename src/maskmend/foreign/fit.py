@@ -38,17 +38,17 @@ from maskmend.data.preprocess import grid_of, mask_slices
 from maskmend.data.volume import read_image, read_mask
 from maskmend.diagnosis import diagnose
 from maskmend.errors import ConfigError, InputError, RunError
-from maskmend.fit_prior import frozen_segment
-from maskmend.fitted import FittedPrior
-from maskmend.fitting import Fitter, FittingData, Images, Labels, Segment
+from maskmend.foreign.fit_prior import frozen_segment
+from maskmend.foreign.fitted import FittedPrior
+from maskmend.foreign.fitting import Fitter, FittingData, Images, Labels, Segment
+from maskmend.foreign.prior_folder import PRIOR, load_prior, save_prior
+from maskmend.foreign.probe import check_masks
 from maskmend.frozen import frozen
 from maskmend.models import own
 from maskmend.models.formats import read_model
 from maskmend.models.sliced import SlicedImages
 from maskmend.outputs import Probabilities
 from maskmend.predict import Model, load
-from maskmend.prior_folder import PRIOR, load_prior, save_prior
-from maskmend.probe import check_masks
 from maskmend.progress import progress_bar
 
 

@@ -13,8 +13,8 @@ import maskmend as mm
 from maskmend.checkpoint import CHECKPOINT, CONFIG, SPLIT, WEIGHTS, read_tensors
 from maskmend.config import to_yaml
 from maskmend.data.phantom import write_cohort
-from maskmend.fitting import Fitter
-from maskmend.prior_folder import PRIOR
+from maskmend.foreign.fitting import Fitter
+from maskmend.foreign.prior_folder import PRIOR
 from tests.test_cli import call
 from tests.tiny import tiny, write_run
 

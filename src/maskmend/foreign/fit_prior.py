@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from maskmend.config import PriorConfig, config_from
 from maskmend.errors import ConfigError, InputError
-from maskmend.fitted import FittedPrior
-from maskmend.fitting import Fitter, FittingData, Segment
+from maskmend.foreign.fitted import FittedPrior
+from maskmend.foreign.fitting import Fitter, FittingData, Segment
+from maskmend.foreign.probe import borrow, check_device, check_masks
 from maskmend.outputs import Activation, Probabilities
-from maskmend.probe import borrow, check_device, check_masks
 
 
 def fit_prior(

@@ -9,7 +9,7 @@ from maskmend.config import PreprocessConfig
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import grid_of, mask_slices
 from maskmend.data.volume import read_mask
-from maskmend.plane import Onto, Plane
+from maskmend.foreign.plane import Onto, Plane
 from maskmend.prediction import Prepared
 
 GRID = PreprocessConfig(size=32, spacing_mm=8)

@@ -1,0 +1,1 @@
+"""Segmentors that were trained elsewhere, and priors that are fitted to them afterwards."""
