@@ -16,6 +16,7 @@ from cyclopts import App
 from experiments.shift.table import FAILED, about, auc
 from maskmend.guard.calibrate import TRIALS
 from maskmend.guard.calibration import Guard, read_calibration
+from maskmend.guard.quality import Judged
 
 app = App(help=__doc__, help_format="plaintext")
 IMAGE = ["patient", "case", "draw"]
@@ -82,7 +83,7 @@ def _rows(trials: pd.DataFrame) -> Iterator[str]:
 def _guarded(trials: pd.DataFrame, guard: Guard) -> tuple[np.ndarray, np.ndarray]:
     draws, gains = [], []
     for (_, _, draw), rows in trials.groupby(IMAGE, sort=False):
-        taken = guard.choose(rows["predicted"].to_numpy(), rows["change"].to_numpy())
+        taken = guard.choose(Judged(rows["predicted"].to_numpy(), rows["doubt"].to_numpy()))
         draws.append(draw)
         gains.append(rows["gain"].iloc[taken])
     return np.array(draws), np.array(gains)

@@ -21,7 +21,7 @@ def trials():
             ):
                 rows.append(
                     {"patient": "p1", "draw": draw, "mask": mask, "dice": dice,
-                     "predicted": dice, "change": 0.1 if mask in ("own", "blend") else 0.0}
+                     "predicted": dice, "doubt": 0.1 if mask in ("own", "blend") else 0.0}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 

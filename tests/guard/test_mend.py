@@ -73,7 +73,11 @@ def told(model, *, prefers, caution, gate=1.0, steady=2.0):
         weights = np.zeros(features + 1)
         weights[-1] = 0.5
         weights[features - candidates + number] = 0.4
-        return Quality(np.zeros(features), np.ones(features), weights)
+        # Every mask but the plain one is doubted by 0.1.
+        covariance = np.zeros((features + 1, features + 1))
+        at = range(features - candidates + 1, features)
+        covariance[at, at] = 0.1**2
+        return Quality(np.zeros(features), np.ones(features), weights, covariance)
 
     features = len(model.calibration.quality.centre)
     model.calibration = dataclasses.replace(
@@ -140,8 +144,9 @@ def test_a_blend_is_the_mean_of_the_five_that_agree_best_with_the_others(model, 
     np.testing.assert_array_equal(blended.labels, labels_on_grid(expected, prepared.grid))
 
 
-def test_one_that_changes_too_much_for_its_promise_is_not_taken(model, image):
-    left = told(model, prefers=3, caution=1e9).predict(image)
+def test_one_whose_promise_is_in_doubt_is_not_taken(model, image):
+    assert told(model, prefers=4, caution=3.9).predict(image).decision.startswith("mended")
+    left = told(model, prefers=4, caution=4.1).predict(image)
     assert left.decision == "left alone: +0.40 is not worth the risk"
     assert (left.labels == left.plain).all()
     assert left.realism_after == left.realism_before == pytest.approx(0.5)
@@ -188,7 +193,7 @@ def test_mixed_precision_looks_much_the_same(model, image):
     for precision in ("32-true", "bf16-mixed"):
         mender = mender_of(model, precision=precision)
         found.append(mender.describe(mender.candidates(slices)))
-    exact, mixed = (one.features for one in found)
+    exact, mixed = found
     assert not (exact == mixed).all()
     assert np.mean(np.abs(exact - mixed) < 0.1) > 0.9  # a speck may come or go
 
@@ -258,7 +263,7 @@ def test_every_mask_of_the_calibration_is_told(run, hearts):
     split = json.loads((run / SPLIT).read_text())
     assert set(table["patient"]) == set(split["validation"])
     assert len(table) == len(split["validation"]) * 2 * 2 * masks  # phases, draws
-    assert (table[table["mask"] == "none"]["change"] == 0).all()
+    assert (table[table["mask"] == "none"]["doubt"] == 0).all()
     assert table["dice"].between(0, 1).all()
 
 

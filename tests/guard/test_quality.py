@@ -61,30 +61,28 @@ def test_an_unsure_mask_has_more_entropy():
 
 def test_an_empty_mask_is_described_without_nan():
     looks = [look(probabilities(torch.zeros_like(square())), torch.zeros(3))] * 2
-    assert np.isfinite(describe(looks, 3, company=2).features).all()
+    assert np.isfinite(describe(looks, 3, company=2)).all()
 
 
 def test_a_description_tells_company_difference_and_way():
     masks = [square(), square(), square(at=7)]
     looks = [look(probabilities(one), torch.zeros(3)) for one in masks]
-    described = describe(looks, 3, company=3)
-    features = described.features
+    features = describe(looks, 3, company=3)
     own = (features.shape[1] - 4) // 2
     np.testing.assert_array_equal(features[:, -4:], np.eye(3, 4))
     np.testing.assert_allclose(features[0, own : 2 * own], 0)
     agreement = features[:, own - 4]
     assert agreement[0] == agreement[1] > agreement[2]
-    np.testing.assert_allclose(described.change[:2], 0, atol=1e-6)
-    assert described.change[2] == 1 - features[2, own - 1]
-    assert described.change[2] > 0.3
+    with_plain = features[:, own - 1]
+    np.testing.assert_allclose(with_plain[:2], 1, atol=1e-6)
+    assert with_plain[2] < 0.7
 
 
 def test_one_that_follows_the_company_changes_nothing_of_the_others():
     looks = [look(probabilities(square(at=at)), torch.zeros(3)) for at in (2, 3, 7, 4)]
     without, followed = (describe(looks[:n], 3, company=3) for n in (3, 4))
-    np.testing.assert_array_equal(followed.features[:3], without.features)
-    np.testing.assert_array_equal(followed.change[:3], without.change)
-    assert followed.features[3, -1] == 1
+    np.testing.assert_array_equal(followed[:3], without)
+    assert followed[3, -1] == 1
 
 
 def test_the_regression_finds_a_linear_truth_and_predicts_within_bounds():
@@ -92,12 +90,37 @@ def test_the_regression_finds_a_linear_truth_and_predicts_within_bounds():
     features = rng.normal(size=(400, 5))
     dice = (0.6 + features @ [0.05, 0, -0.1, 0, 0.02]).clip(0, 1)
     quality = fit_quality(features, dice, ridge=1e-3)
-    assert np.abs(quality.predict(features) - dice).mean() < 0.01
-    assert quality.predict(features * 1000).max() <= 1
-    assert quality.predict(features * 1000).min() >= 0
+    assert np.abs(quality.judge(features).dice - dice).mean() < 0.01
+    assert quality.judge(features * 1000).dice.max() <= 1
+    assert quality.judge(features * 1000).dice.min() >= 0
+
+
+def test_doubt_is_the_standard_error_of_the_promised_gain():
+    """Over many draws of the noise, the predicted gain varies by what is said."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 4))
+    asked = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [0, 1, -1, 2]], dtype=float)
+    judged = []
+    for _ in range(400):
+        dice = 0.5 + features @ [0.05, 0, -0.05, 0] + 0.02 * rng.normal(size=60)
+        judged.append(fit_quality(features, dice, ridge=1e-6).judge(asked))
+    gains = np.array([one.dice - one.dice[0] for one in judged])
+    told = np.mean([one.doubt for one in judged], axis=0)
+    assert told[0] == 0
+    np.testing.assert_allclose(told[1:], gains.std(0)[1:], rtol=0.15)
+
+
+def test_what_was_never_seen_is_doubted():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(100, 2)) * [1, 0.01]
+    quality = fit_quality(features, 0.5 + 0.1 * features[:, 0])
+    _, usual, odd = quality.judge(np.array([[0, 0], [1, 0.01], [1, 0.04]])).doubt
+    assert odd > 2 * usual
 
 
 def test_far_extrapolation_is_cut():
     features = np.random.default_rng(0).normal(size=(100, 1))
     quality = fit_quality(features, 0.5 + 0.01 * features[:, 0])
-    assert quality.predict(np.array([[1e9]])) == pytest.approx(quality.predict(np.array([[4.5]])))
+    assert quality.judge(np.array([[1e9]])).dice == pytest.approx(
+        quality.judge(np.array([[4.5]])).dice
+    )

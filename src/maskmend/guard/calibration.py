@@ -19,16 +19,17 @@ from torch import Tensor
 
 from maskmend.checkpoint import CALIBRATION
 from maskmend.errors import InputError, RunError
-from maskmend.guard.quality import Described, Quality, fit_quality
+from maskmend.guard.quality import Judged, Quality, fit_quality
 
 HARM = 0.01
 """Loss of Dice that counts as harm."""
-FEW = 0.01
+FEW = 0.02
 """Share of the validation images that may be harmed."""
+_NEARLY = 0.8
 PLAIN, STEADIED = 0, 1
 """Where these stand among the masks of a volume."""
 _GATES = np.linspace(0.4, 1, 25)
-_CAUTIONS = np.linspace(0, 1, 41)
+_CAUTIONS = np.linspace(0, 15, 61)
 _NEVER = 2.0  # no predicted Dice is as high
 
 
@@ -41,26 +42,23 @@ class Guard:
     steady: float
     """And that from which it is steadied, where no other way is taken."""
     caution: float
-    """Gain of Dice that a mask must promise for each point in which it differs from the plain one.
-    A small change can do little harm, and needs to promise little."""
+    """Standard errors of its prediction that the gain of another mask must be."""
 
-    def choose(
-        self, predicted: Float[np.ndarray, " mask"], change: Float[np.ndarray, " mask"]
-    ) -> int:
+    def choose(self, judged: Judged) -> int:
         """The mask of the highest predicted Dice among those that promise enough.
 
         Args:
-            predicted: Dice of each, the plain one and the steadied one first.
-            change: How far each is from the plain one.
+            judged: What is expected of each, the plain one and the steadied one first.
 
         Returns:
             Its number. If none does, or the plain mask is good enough, that of the steadied or of
             the plain one.
         """
-        enough = predicted - predicted[PLAIN] > self.caution * change
-        if predicted[PLAIN] < self.gate and enough.any():
-            return int(np.where(enough, predicted, -1).argmax())
-        return STEADIED if predicted[PLAIN] >= self.steady else PLAIN
+        plain = judged.dice[PLAIN]
+        enough = judged.dice - plain > self.caution * judged.doubt
+        if plain < self.gate and enough.any():
+            return int(np.where(enough, judged.dice, -1).argmax())
+        return STEADIED if plain >= self.steady else PLAIN
 
 
 NEVER = Guard(gate=0.0, steady=_NEVER, caution=0.0)
@@ -81,10 +79,6 @@ class Calibration:
     """When to leave the plain mask."""
     correlation: float
     """Between predicted and true Dice of the plain masks, every patient predicted by the others."""
-
-    def choose(self, described: Described) -> int:
-        """The number of the mask to take; see `Guard`."""
-        return self.guard.choose(self.quality.predict(described.features), described.change)
 
     def to_dict(self) -> dict[str, Any]:
         """As lists and numbers, for JSON."""
@@ -131,7 +125,8 @@ class Trial:
     """All masks of one image of a validation patient."""
 
     patient: str
-    described: Described
+    features: Float[np.ndarray, "mask feature"]
+    """See `maskmend.guard.quality.describe`."""
     dice: Float[np.ndarray, " mask"]
     draw: int = 0
     """Which degraded copy it is of; 0 is the image as it is."""
@@ -149,7 +144,7 @@ def fit(trials: Sequence[Trial], without: str | None = None) -> Quality:
     """
     check_enough({trial.patient for trial in trials})
     used = [trial for trial in trials if trial.patient != without]
-    features = np.concatenate([trial.described.features for trial in used])
+    features = np.concatenate([trial.features for trial in used])
     return fit_quality(features, np.concatenate([trial.dice for trial in used]))
 
 
@@ -158,7 +153,7 @@ def calibrate(
     quantiles: Float[Tensor, " quantile"],
     realistic: float,
 ) -> Calibration:
-    """Fit predicted Dice to trials, and find the guard that gained most in them without harm.
+    """Fit predicted Dice to trials, and find a guard that gained much in them without harm.
 
     Every patient is predicted by a regression on the others, so that the guard covers what is not
     known of a new patient.
@@ -171,21 +166,21 @@ def calibrate(
     Raises:
         InputError: There are fewer than two patients.
     """
-    predicted = predicted_by_others(trials)
-    plain = (np.array([v[0] for v in predicted]), np.array([one.dice[0] for one in trials]))
+    judged = judged_by_others(trials)
+    plain = (np.array([v.dice[0] for v in judged]), np.array([one.dice[0] for one in trials]))
     return Calibration(
         quantiles=quantiles,
         realistic=realistic,
         quality=fit(trials),
-        guard=_best_guard(trials, predicted),
+        guard=_best_guard(trials, judged),
         correlation=_correlation(*plain),
     )
 
 
-def predicted_by_others(trials: Sequence[Trial]) -> list[Float[np.ndarray, " mask"]]:
-    """Dice of each trial's masks, predicted by what the other patients taught."""
+def judged_by_others(trials: Sequence[Trial]) -> list[Judged]:
+    """What the other patients taught to expect of each trial's masks."""
     qualities = {p: fit(trials, without=p) for p in {trial.patient for trial in trials}}
-    return [qualities[one.patient].predict(one.described.features) for one in trials]
+    return [qualities[one.patient].judge(one.features) for one in trials]
 
 
 def as_table(trials: Sequence[Trial], names: Sequence[str]) -> pd.DataFrame:
@@ -201,11 +196,11 @@ def as_table(trials: Sequence[Trial], names: Sequence[str]) -> pd.DataFrame:
             "draw": one.draw,
             "mask": names,
             "dice": one.dice.round(5),
-            "predicted": predicted.round(5),
-            "change": one.described.change.round(5),
+            "predicted": judged.dice.round(5),
+            "doubt": judged.doubt.round(5),
         }
-        for one, predicted in zip(trials, predicted_by_others(trials), strict=True)
-    ).explode(["mask", "dice", "predicted", "change"], ignore_index=True)
+        for one, judged in zip(trials, judged_by_others(trials), strict=True)
+    ).explode(["mask", "dice", "predicted", "doubt"], ignore_index=True)
 
 
 def check_enough(patients: Collection[str]) -> None:
@@ -217,26 +212,28 @@ def check_enough(patients: Collection[str]) -> None:
         )
 
 
-def _best_guard(trials: Sequence[Trial], predicted: Sequence[Float[np.ndarray, " mask"]]) -> Guard:
-    """Of those with which few masks lost more than HARM, and none more than 3 of it."""
+def _best_guard(trials: Sequence[Trial], judged: Sequence[Judged]) -> Guard:
+    """The most cautious that gains nearly as much as any with which few masks are harmed.
+
+    A new scanner shows what no validation image did; caution is what covers it.
+    """
     gains = [one.dice - one.dice[PLAIN] for one in trials]
-    plain = np.array([ours[PLAIN] for ours in predicted])
+    plain = np.array([one.dice[PLAIN] for one in judged])
     steadied = np.array([gain[STEADIED] for gain in gains])
-    best, most = NEVER, 0.0
+    harmless: list[tuple[float, Guard]] = [(0.0, NEVER)]
     for gate, caution in itertools.product(_GATES, _CAUTIONS):
         bare = Guard(gate=float(gate), steady=_NEVER, caution=float(caution))
-        taken = [
-            bare.choose(ours, one.described.change)
-            for ours, one in zip(predicted, trials, strict=True)
-        ]
+        taken = [bare.choose(one) for one in judged]
         mended = np.array([gain[number] for gain, number in zip(gains, taken, strict=True)])
         for steady in (*_GATES, _NEVER):
             also = (np.array(taken) == PLAIN) & (plain >= steady)
             gain = np.where(also, steadied, mended)
-            few = np.count_nonzero(gain < -HARM) <= FEW * len(trials)
-            if few and gain.min() >= -3 * HARM and gain.mean() > most:
-                best, most = dataclasses.replace(bare, steady=float(steady)), float(gain.mean())
-    return best
+            if np.count_nonzero(gain < -HARM) <= FEW * len(trials) and gain.min() >= -3 * HARM:
+                guard = dataclasses.replace(bare, steady=float(steady))
+                harmless.append((float(gain.mean()), guard))
+    enough = _NEARLY * max(gain for gain, _ in harmless)
+    near = [(guard.caution, gain, guard) for gain, guard in harmless if gain >= enough]
+    return max(near, key=lambda one: one[:2])[-1]
 
 
 def _correlation(a: Float[np.ndarray, " trial"], b: Float[np.ndarray, " trial"]) -> float:

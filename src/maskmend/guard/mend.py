@@ -6,8 +6,8 @@
 3. Predict the Dice of every mask; see `quality`. A plain mask that is good enough is steadied, and
    that is all.
 4. Else tune a retouch of the image until the discriminator is content with the mask, near the
-   blend. Take the best mask that promises enough for the change that it makes; if none does, the
-   steadied or the plain one.
+   blend. Take the best mask whose promise is beyond doubt; if there is none, the steadied or the
+   plain one.
 
 Axes: slice, channel or class, height, width; the slices of one volume.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from maskmend.components import largest_pieces, one_hot
 from maskmend.guard.calibration import PLAIN, STEADIED, Calibration
-from maskmend.guard.quality import Described, Look, agreements, describe, look
+from maskmend.guard.quality import Judged, Look, agreements, describe, look
 from maskmend.guard.retouch import Aim, Retouched, retouch
 from maskmend.guard.ways import Images, Masks, Way
 from maskmend.instance import Adapted
@@ -97,7 +97,7 @@ class Mender:
         way = tuned.way
         return self._candidate(way.name, way.masks(images), images, way=way, tuned=tuned)
 
-    def describe(self, candidates: Sequence[Candidate]) -> Described:
+    def describe(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "mask feature"]:
         """The figures that Dice is predicted from; of `candidates`, and of a retouched one."""
         company = len(self.ways) + 2
         return describe([one.look for one in candidates], self.classes, company)
@@ -118,22 +118,21 @@ class Mender:
         start = time.perf_counter()
         quality, guard = calibration.quality, calibration.guard
         candidates = self.candidates(images)
-        described = self.describe(candidates)
-        if quality.predict(described.features)[PLAIN] < guard.gate:
+        judged = quality.judge(self.describe(candidates))
+        if judged.dice[PLAIN] < guard.gate:
             candidates.append(self.retouched(images, candidates[-1], carried))
-            described = self.describe(candidates)
-        predicted = quality.predict(described.features)
-        taken = guard.choose(predicted, described.change)
+            judged = quality.judge(self.describe(candidates))
+        taken = guard.choose(judged)
         plain, chosen = self.plain(images), candidates[taken]
         return Adapted(
             plain=plain,
             masks=chosen.masks if taken else plain,
             losses=chosen.tuned.losses if chosen.tuned else (),
-            plain_scores=torch.full((len(images),), float(predicted[PLAIN])),
-            scores=torch.full((len(images),), float(predicted[taken])),
+            plain_scores=torch.full((len(images),), float(judged.dice[PLAIN])),
+            scores=torch.full((len(images),), float(judged.dice[taken])),
             steps=chosen.tuned.steps if chosen.tuned else 0,
             seconds=time.perf_counter() - start,
-            decision=_decision(chosen.name, predicted, taken),
+            decision=_decision(chosen.name, judged, taken),
             adaptor=chosen.tuned.adaptor if chosen.tuned else None,
             plain_shown=images,
             shown=chosen.way.shown(images) if taken else None,
@@ -154,8 +153,9 @@ class Mender:
         return Candidate(name=name, masks=masks, look=seen, way=way, tuned=tuned)
 
 
-def _decision(name: str, predicted: Float[np.ndarray, " mask"], taken: int) -> str:
+def _decision(name: str, judged: Judged, taken: int) -> str:
     """For people: what was decided, and why."""
+    predicted = judged.dice
     if taken == STEADIED:
         return f"steadied: predicted Dice {predicted[PLAIN]:.2f}"
     if taken:

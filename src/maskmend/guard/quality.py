@@ -9,6 +9,7 @@ Axes: slice, class or structure, height, width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,17 +76,9 @@ def look(masks: Masks, scores: Float[Tensor, " slice"]) -> Look:
     return Look(labels, (*figures[:6], continuity, float(pieces), present, *figures[6:]))
 
 
-@dataclass(frozen=True)
-class Described:
-    """All that is known of several masks of one volume; the plain mask is the first."""
-
-    features: Float[np.ndarray, "mask feature"]
-    """What Dice is predicted from."""
-    change: Float[np.ndarray, " mask"]
-    """How far each is from the plain one: one less their Dice."""
-
-
-def describe(looks: Sequence[Look], classes: int, company: int) -> Described:
+def describe(
+    looks: Sequence[Look], classes: int, company: int
+) -> Float[np.ndarray, "mask feature"]:
     """Compare several masks of one volume, made in ways that are always the same.
 
     Features are, of each mask, its own figures and its agreement with the company, the difference
@@ -104,7 +97,7 @@ def describe(looks: Sequence[Look], classes: int, company: int) -> Described:
     agreed = [nearest.mean(1), nearest[:, :3].mean(1), nearest[:, :8].mean(1), with_plain]
     own = np.column_stack([np.array([one.alone for one in looks]), *agreed])
     which = np.eye(len(looks), company + 1)
-    return Described(np.column_stack([own, own - own[0], which]), 1 - with_plain)
+    return np.column_stack([own, own - own[0], which])
 
 
 def agreements(masks: Sequence[Labels], classes: int) -> Float[np.ndarray, "mask mask"]:
@@ -132,6 +125,17 @@ def _continuity(labels: Labels, classes: int) -> float:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What is expected of several masks of one volume, the plain one first."""
+
+    dice: Float[np.ndarray, " mask"]
+    """Predicted mean Dice over structures, from 0 to 1."""
+    doubt: Float[np.ndarray, " mask"]
+    """Standard error of the predicted gain over the first mask: large for masks unlike any that the
+    regression has seen, and 0 for the first."""
+
+
+@dataclass(frozen=True)
 class Quality:
     """Predicted Dice of masks: a ridge regression on `describe`'s features."""
 
@@ -139,23 +143,32 @@ class Quality:
     spread: Float[np.ndarray, " feature"]
     weights: Float[np.ndarray, " feature+1"]
     """Of the standardised features; last the intercept."""
+    covariance: Float[np.ndarray, "feature+1 feature+1"]
+    """Of the weights, were masks independent of each other (Hoerl and Kennard 1970)."""
 
-    def predict(self, features: Float[np.ndarray, "mask feature"]) -> Float[np.ndarray, " mask"]:
-        """Predicted mean Dice over structures, from 0 to 1."""
-        return (_design(features, self.centre, self.spread) @ self.weights).clip(0, 1)
+    def judge(self, features: Float[np.ndarray, "mask feature"]) -> Judged:
+        """Predict the Dice of several masks of one volume.
 
-    def to_dict(self) -> dict[str, list[float]]:
+        Args:
+            features: Of each, the plain one first.
+        """
+        design = _design(features, self.centre, self.spread)
+        change = design - design[0]
+        variance = ((change @ self.covariance) * change).sum(1)
+        return Judged((design @ self.weights).clip(0, 1), np.sqrt(variance.clip(min=0)))
+
+    def to_dict(self) -> dict[str, list[Any]]:
         """As lists, for JSON."""
         return {name: values.tolist() for name, values in vars(self).items()}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, list[float]]) -> "Quality":
+    def from_dict(cls, saved: dict[str, list[Any]]) -> "Quality":
         """What `to_dict` made."""
         return cls(**{name: np.array(values) for name, values in saved.items()})
 
 
 def fit_quality(
-    features: Float[np.ndarray, "mask feature"], dice: Float[np.ndarray, " mask"], ridge: float = 3
+    features: Float[np.ndarray, "mask feature"], dice: Float[np.ndarray, " mask"], ridge: float = 30
 ) -> Quality:
     """Fit predicted Dice to true Dice.
 
@@ -166,8 +179,10 @@ def fit_quality(
     """
     centre, spread = features.mean(0), features.std(0) + 1e-6
     design = _design(features, centre, spread)
-    penalty = ridge * np.eye(design.shape[1])
-    return Quality(centre, spread, np.linalg.solve(design.T @ design + penalty, design.T @ dice))
+    inverse = np.linalg.inv(design.T @ design + ridge * np.eye(design.shape[1]))
+    weights = inverse @ design.T @ dice
+    residual = float(np.mean((design @ weights - dice) ** 2))
+    return Quality(centre, spread, weights, residual * inverse)
 
 
 def _design(
