@@ -110,7 +110,7 @@ def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = N
     guard = calibration.guard
     mended = (
         f"a mask is mended where its predicted Dice is below {guard.gate:.2f} and another promises"
-        f" {guard.caution:.2f} of what it changes, and else steadied from {guard.steady:.2f} on"
+        f" {guard.caution:.1f} times its doubt, and else steadied from {guard.steady:.2f} on"
         if guard != NEVER
         else "no rule was found that does no harm, and every mask will be left alone"
     )
