@@ -1,6 +1,6 @@
 """What each way of making a mask gains on the validation patients, and what the guard makes of it.
 
-    python -m experiments.shift.candidates runs/shift/gan0 --out docs/results/candidates.md
+    python -m experiments.shift.candidates runs/shift/gan* --out docs/results/shift_candidates.md
 
 From RUN/trials.csv, which `maskmend calibrate` writes: validation patients, as they are and
 degraded. Settings are chosen on this page, never on test patients.
@@ -20,25 +20,29 @@ from maskmend.guard.quality import Judged
 
 app = App(help=__doc__, help_format="plaintext")
 IMAGE = ["patient", "case", "draw"]
+_PREFACE = (
+    "Gains in points over the plain mask; harmed are images that lost more than a point. Dice is"
+    " predicted of every patient by a regression on the others."
+)
 
 
 @app.default
-def main(run: Path, *, out: Path) -> None:
-    """Write the page.
+def main(*runs: Path, out: Path) -> None:
+    """Write the page, a part for each run.
 
     Args:
-        run: A calibrated run.
+        runs: Calibrated runs.
         out: The page.
     """
-    calibration = read_calibration(run)
-    if calibration is None:
-        raise SystemExit(f"{run}: is not calibrated; maskmend calibrate it")
+    parts = ["# Candidates on the validation patients", _PREFACE]
+    for run in runs:
+        calibration = read_calibration(run)
+        if calibration is None:
+            raise SystemExit(f"{run}: is not calibrated; maskmend calibrate it")
+        page = tell(pd.read_csv(run / TRIALS), calibration.guard)
+        parts.append(f"## {run.name}\n\n{about(run)}\n\n{page}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    page = tell(pd.read_csv(run / TRIALS), calibration.guard)
-    out.write_text(
-        f"# Candidates on the validation patients: {run.name}\n\n{about(run)}\n\n{page}",
-        encoding="utf-8",
-    )
+    out.write_text("\n\n".join(parts), encoding="utf-8")
 
 
 def tell(trials: pd.DataFrame, guard: Guard) -> str:
@@ -50,8 +54,7 @@ def tell(trials: pd.DataFrame, guard: Guard) -> str:
     lines = [
         f"{trials['patient'].nunique()} patients, {len(plain)} images. Predicted and true Dice of"
         f" plain masks correlate by {told.corr(true):.3f}; the area under the curve for those below"
-        f" {FAILED} is {found:.3f}. Gains in points over the plain mask; harmed are images that"
-        " lost more than a point.\n",
+        f" {FAILED} is {found:.3f}.\n",
         "| mask | as they are | harmed | degraded | harmed | worst |",
         "| --- | --- | --- | --- | --- | --- |",
         *_rows(trials),

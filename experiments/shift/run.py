@@ -24,7 +24,7 @@ from rich.console import Console
 import maskmend
 from experiments.lines import append, keys_of
 from experiments.shift.methods import METHODS, Method, method_of, prepare
-from experiments.shift.shifts import FAMILIES, SEVERITIES, shifted
+from experiments.shift.shifts import FAMILIES, SCANNER, SEVERITIES, shifted
 from maskmend.checkpoint import CALIBRATION, RUN, read_split
 from maskmend.config import read_config
 from maskmend.data.cohort import Case
@@ -46,8 +46,6 @@ HEARTS = 30
 HERE = Path(__file__).parent
 NONE = "none"
 """The shift of an image as it is."""
-SCANNER = "3T"
-"""The real one: trained on patients of 1.5 T scanners, tested on those of 3 T."""
 
 app = App(help=__doc__, help_format="plaintext")
 

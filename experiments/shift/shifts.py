@@ -33,6 +33,8 @@ Image = Float[Tensor, "slice height width"]
 UNSEEN = ("gibbs", "spikes", "ghosts", "lowres")
 """Families that nothing is trained or calibrated on."""
 SEVERITIES = (1, 2, 3)
+SCANNER = "3T"
+"""The real shift: trained on patients of 1.5 T scanners, tested on those of 3 T."""
 
 
 def bias(image: Image, severity: int, rng: np.random.Generator) -> Image:
@@ -143,14 +145,14 @@ def shifted(volume: Volume, family: str, severity: int, seed: int) -> Volume:
 
 def order(rows: pd.DataFrame) -> list[str]:
     """The shifts of a table: images as they are first, then in the order of their definition."""
-    known = ["none", "3T", *FAMILIES]
+    known = ["none", SCANNER, *FAMILIES]
     found = list(rows["shift"].unique())
     return sorted(found, key=lambda s: known.index(s) if s in known else -1)
 
 
 def label(shift: str) -> str:
     """For people."""
-    return {"none": "in-domain", "3T": "1.5 T to 3 T"}.get(
+    return {"none": "in-domain", SCANNER: "1.5 T to 3 T"}.get(
         shift, f"{shift} (unseen)" if shift in UNSEEN else shift
     )
 

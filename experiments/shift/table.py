@@ -17,7 +17,7 @@ from cyclopts import App
 from scipy import stats
 
 from experiments.shift.pictures import draw_gains, draw_realism
-from experiments.shift.shifts import UNSEEN, label, middle, order
+from experiments.shift.shifts import SCANNER, UNSEEN, label, middle, order
 from maskmend.checkpoint import CONFIG, RUN
 from maskmend.config import read_config
 from maskmend.evaluate.statistics import compare, harm
@@ -42,8 +42,7 @@ def main(table: Path, *, runs: Path, out: Path) -> None:
     rows = beside_plain(pd.read_csv(table, keep_default_na=False))
     out.mkdir(parents=True, exist_ok=True)
     parts = ["# Shifts\n\n", _preface(rows, table.name), "\n"]
-    trained = rows.groupby(["segmentor", "seed"], sort=False).size().index
-    parts += [f"- {about(runs / f'{segmentor}{seed}')}\n" for segmentor, seed in trained]
+    parts += [f"- {about(runs / name)}\n" for name in _runs(rows)]
     for segmentor in rows["segmentor"].unique():
         ours = rows[rows["segmentor"] == segmentor]
         parts += [f"\n## Segmentor: {segmentor}\n", _by_method(ours), "\n", _in_detail(ours)]
@@ -52,6 +51,13 @@ def main(table: Path, *, runs: Path, out: Path) -> None:
     (out / "shift.md").write_text("".join(parts), encoding="utf-8")
     draw_gains(whole(rows), out / "shift_gains.png")
     draw_realism(rows, out / "shift_realism.png")
+
+
+def _runs(rows: pd.DataFrame) -> list[str]:
+    """Names of the runs behind the lines: for the real shift there is one of its own."""
+    real = np.where(rows["shift"] == SCANNER, f"_{SCANNER}_", "")
+    names = rows["segmentor"] + real + rows["seed"].astype(str)
+    return list(names.unique())
 
 
 def about(run: Path) -> str:
@@ -123,7 +129,7 @@ def _by_method(rows: pd.DataFrame) -> str:
         means, counts = gains.mean(), gains.size()
         compared = counts[counts == counts["none"]].index
         shown = {
-            m: f"{means[m]:+.1f}" + ("" if m in compared else f" ({counts[m]})")
+            m: f"{means[m]:+.1f}" + ("" if m in compared else _of_few(at, m))
             for m in methods
             if m in means
         }
@@ -136,9 +142,17 @@ def _by_method(rows: pd.DataFrame) -> str:
     note = f"\n\nVolumes in all, those of some methods fewer: {volumes}."
     if counts.nunique() > 1:
         note += (
-            " In brackets, how many a mean of fewer is of; it cannot be compared with the others."
+            " In brackets, how many a mean of fewer is of, and what ours gains on the same ones."
         )
     return "\n".join(lines) + note + "\n"
+
+
+def _of_few(at: pd.DataFrame, method: str) -> str:
+    """How many volumes of a shift a method saw, and what ours gained on these."""
+    keyed = at.set_index(IMAGE)
+    seen = keyed.index[keyed["method"] == method]
+    ours = keyed[(keyed["method"] == "ours") & keyed.index.isin(seen)]["gain"]
+    return f" ({len(seen)}: {ours.mean():+.1f})" if len(ours) == len(seen) else f" ({len(seen)})"
 
 
 def _in_detail(rows: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 """The shift benchmark's page says what its table says."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -47,8 +48,8 @@ def test_the_page_says_how_many_volumes_a_method_has(tmp_path):
     shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path)
     page = (tmp_path / "shift.md").read_text()
     assert "those of some methods fewer: ours 36, paper 3." in page
-    (noise,) = [one for one in page.splitlines() if one.startswith("| noise |") and "(1)" in one]
-    assert noise.endswith("| **+10.0** | -5.0 (1) |")
+    (noise,) = [one for one in page.splitlines() if one.startswith("| noise |") and "(1:" in one]
+    assert noise.endswith("| **+10.0** | -5.0 (1: +10.0) |")
 
 
 def test_a_mean_of_fewer_volumes_is_never_the_best(tmp_path):
@@ -58,10 +59,23 @@ def test_a_mean_of_fewer_volumes_is_never_the_best(tmp_path):
     rows.to_csv(tmp_path / "shift.csv", index=False)
     shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path)
     page = (tmp_path / "shift.md").read_text()
-    (noise,) = [one for one in page.splitlines() if one.startswith("| noise |") and "(1)" in one]
-    assert noise.endswith("| **+10.0** | +45.0 (1) |")
+    (noise,) = [one for one in page.splitlines() if one.startswith("| noise |") and "(1:" in one]
+    assert noise.endswith("| **+10.0** | +45.0 (1: +10.0) |")
     kept = shift_table.whole(shift_table.beside_plain(rows))
     assert set(kept["method"]) == {"none", "ours"}
+
+
+def test_the_real_shift_has_a_run_of_its_own(tmp_path):
+    rows = lines()
+    rows.loc[rows["shift"] == "gibbs", ["shift", "severity"]] = ["3T", 0]
+    folder = runs(tmp_path)
+    shutil.copytree(folder / "gan0", folder / "gan_3T_0")
+    rows.to_csv(tmp_path / "shift.csv", index=False)
+    shift_table.main(tmp_path / "shift.csv", runs=folder, out=tmp_path)
+    page = (tmp_path / "shift.md").read_text()
+    assert "- gan0: " in page
+    assert "- gan_3T_0: " in page
+    assert "| 1.5 T to 3 T | 0 | 12 |" in page
 
 
 def test_gains_are_over_the_same_image_without_adaptation():
