@@ -137,6 +137,7 @@ def _by_method(rows: pd.DataFrame) -> str:
         cells = [f"**{shown[m]}**" if m == best else shown.get(m, "") for m in methods]
         before = 100 * at.loc[at["method"] == "none", "dice"].mean()
         lines.append(_line(label(shift), f"{before:.1f}", *cells))
+    lines += _in_all(whole(rows), methods)
     counts = rows[rows["method"] != "none"].groupby("method", sort=False).size()
     volumes = ", ".join(f"{method} {count}" for method, count in counts.items())
     note = f"\n\nVolumes in all, those of some methods fewer: {volumes}."
@@ -145,6 +146,22 @@ def _by_method(rows: pd.DataFrame) -> str:
             " In brackets, how many a mean of fewer is of, and what ours gains on the same ones."
         )
     return "\n".join(lines) + note + "\n"
+
+
+def _in_all(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
+    """Over all simulated shifts: mean gain, and the share of volumes that are harmed."""
+    shifted = rows[rows["severity"] > 0]
+    volumes = shifted.groupby("method")["gain"]
+    everywhere = volumes.size()[lambda sizes: sizes == sizes["none"]].index
+    means, harmed = volumes.mean(), volumes.agg(lambda gains: np.mean(gains < -1))
+    before = 100 * shifted.loc[shifted["method"] == "none", "dice"].mean()
+    return [
+        _line(name, first, *(text(m) if m in everywhere else "" for m in methods))
+        for name, first, text in (
+            ("all simulated", f"{before:.1f}", lambda m: f"{means[m]:+.1f}"),
+            ("harmed of these", "", lambda m: f"{100 * harmed[m]:.1f}%"),
+        )
+    ]
 
 
 def _of_few(at: pd.DataFrame, method: str) -> str:

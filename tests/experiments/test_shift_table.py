@@ -100,6 +100,9 @@ def test_the_page_holds_every_figure(tmp_path):
     assert unseen.endswith("| 100.0% | -2.0 |")
     (methods,) = [one for one in page.splitlines() if one.startswith("| noise |") and "**" in one]
     assert methods.endswith("| -5.0 | **+10.0** |")
+    assert "| all simulated | " in page
+    (harmed,) = [one for one in page.splitlines() if one.startswith("| harmed of these |")]
+    assert harmed == "| harmed of these |  | 100.0% | 50.0% |"
     for picture in ("shift_gains.png", "shift_realism.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
 
