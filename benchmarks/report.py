@@ -129,11 +129,13 @@ def _adapted(slices: torch.Tensor, labels: torch.Tensor, number: int) -> Adapted
     left, steadied = number % 3 == 0, number % 5 == 0
     before = 0.66 + 0.04 * (number % 7)
     after = before if left else before + (0.02 if steadied else 0.11)
-    decision = "left alone: nothing promises more"
-    if not left:
-        decision = f"mended by darken + own statistics, retouched: Dice +{after - before:.2f}"
-        decision = f"steadied: predicted Dice {before:.2f}" if steadied else decision
     tuned = not left and not steadied
+    if left:
+        decision = "left alone: nothing promises more"
+    elif steadied:
+        decision = f"steadied: predicted Dice {before:.2f}"
+    else:
+        decision = f"mended by darken + own statistics, retouched: Dice +{after - before:.2f}"
     return Adapted(
         plain=masks if left else masks.roll((1, 0) if steadied else (2, 1), dims=(2, 3)),
         masks=masks,

@@ -17,7 +17,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from maskmend.before_after import SCORES, before_and_after, examples
-from maskmend.checkpoint import RUN, SPLIT, write_atomically
+from maskmend.checkpoint import RUN, read_split, write_atomically
 from maskmend.data.layouts import find_cohort
 from maskmend.environment import environment
 from maskmend.evaluate.figures import contact_sheet
@@ -51,7 +51,7 @@ def main(
     given: dict[str, Any] = {k: yaml.safe_load(v) for k, _, v in (s.partition("=") for s in set_)}
     settings = model.settings(**given)
     cohort = find_cohort(data, model.config.data.layout)
-    chosen = json.loads((run / SPLIT).read_text())[part][:patients]
+    chosen = read_split(run)[part][:patients]
     evaluation = before_and_after(model, cohort, chosen, out, settings=settings, console=console)
     console.print(evaluation.table())
     trained = json.loads((run / RUN).read_text())

@@ -86,9 +86,7 @@ class Calibration:
             "quantiles": self.quantiles.tolist(),
             "realistic": self.realistic,
             "quality": self.quality.to_dict(),
-            "gate": self.guard.gate,
-            "steady": self.guard.steady,
-            "caution": self.guard.caution,
+            **dataclasses.asdict(self.guard),
             "correlation": self.correlation,
         }
 
@@ -99,7 +97,7 @@ class Calibration:
             quantiles=torch.tensor(saved["quantiles"]),
             realistic=saved["realistic"],
             quality=Quality.from_dict(saved["quality"]),
-            guard=Guard(**{name: saved[name] for name in ("gate", "steady", "caution")}),
+            guard=Guard(**{field.name: saved[field.name] for field in dataclasses.fields(Guard)}),
             correlation=saved["correlation"],
         )
 
@@ -223,10 +221,10 @@ def _best_guard(trials: Sequence[Trial], judged: Sequence[Judged]) -> Guard:
     harmless: list[tuple[float, Guard]] = [(0.0, NEVER)]
     for gate, caution in itertools.product(_GATES, _CAUTIONS):
         bare = Guard(gate=float(gate), steady=_NEVER, caution=float(caution))
-        taken = [bare.choose(one) for one in judged]
+        taken = np.array([bare.choose(one) for one in judged])
         mended = np.array([gain[number] for gain, number in zip(gains, taken, strict=True)])
         for steady in (*_GATES, _NEVER):
-            also = (np.array(taken) == PLAIN) & (plain >= steady)
+            also = (taken == PLAIN) & (plain >= steady)
             gain = np.where(also, steadied, mended)
             if np.count_nonzero(gain < -HARM) <= FEW * len(trials) and gain.min() >= -3 * HARM:
                 guard = dataclasses.replace(bare, steady=float(steady))

@@ -2,9 +2,8 @@
 
 import pandas as pd
 
-from maskmend.before_after import examples
-from maskmend.evaluate.figures import contact_sheet
 from maskmend.reproduce.record import record
+from maskmend.reproduce.sheet import draw_sheet
 from maskmend.reproduce.study import Key, Study
 
 RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}
@@ -20,19 +19,12 @@ def make(study: Study) -> None:
     """A sheet for each preset."""
     rows = []
     for key in study.there(needs(study)):
-        evaluation = study.before_and_after(key)
-        dataset = study.datasets[key.dataset]
-        shown = examples(
-            evaluation, dataset.cohort, study.out / "masks" / key.place, [*RANKS.values()]
-        )
+        evaluation, name = study.before_and_after(key), f"figure2_{key.preset}"
+        shown = draw_sheet(study, key, evaluation, [*RANKS.values()], name)
         rows += [
-            {"preset": key.preset, "rank": rank, "image": case.name,
-             "dice_before": case.dice_before, "dice_after": case.dice_after}
+            {"preset": key.preset, "rank": rank, **case}
             for rank, case in zip(RANKS, shown, strict=True)
-        ]  # fmt: skip
-        name = f"figure2_{key.preset}"
-        for kind in ("png", "pdf"):
-            contact_sheet(study.results / f"{name}.{kind}", shown, structures=dataset.structures)
+        ]
     record(
         study,
         "figure2",

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maskmend.checkpoint import read_split, write_atomically
+from maskmend.checkpoint import RUN, read_split, write_atomically
 from maskmend.data.volume import appearing_whole
 from maskmend.environment import environment
 from maskmend.reproduce.study import Key, Study
@@ -46,7 +46,7 @@ def record(
             str(key.place): {
                 "split": study.config(key).data.split,
                 "patients": {k: len(v) for k, v in read_split(study.run(key)).items()},
-                "trained": json.loads((study.run(key) / "run.json").read_text()),
+                "trained": json.loads((study.run(key) / RUN).read_text()),
             }
             for key in keys
         },

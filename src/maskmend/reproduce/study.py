@@ -21,6 +21,7 @@ from maskmend.before_after import ADAPTED, PLAIN
 from maskmend.checkpoint import CALIBRATION, RUN, read_split
 from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.data.split import published_split
+from maskmend.devices import device_of
 from maskmend.evaluate.scores import MEAN, Evaluation, evaluate
 from maskmend.files import predict_files
 from maskmend.guard.calibrate import calibrate_run
@@ -234,7 +235,7 @@ class Study:
     @property
     def device(self) -> torch.device:
         """Where runs are used."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return device_of(None)
 
     def _has_published_split(self, dataset: Dataset) -> bool:
         split = published_split(PUBLISHED).to_dict()

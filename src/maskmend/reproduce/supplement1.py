@@ -3,10 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from maskmend.before_after import examples
-from maskmend.evaluate.figures import contact_sheet
 from maskmend.evaluate.scores import MEAN
 from maskmend.reproduce.record import record
+from maskmend.reproduce.sheet import draw_sheet
 from maskmend.reproduce.study import Key, Study
 
 SHOWN = 4
@@ -25,20 +24,13 @@ def make(study: Study) -> None:
     rows, numbers = [], {}
     for key in study.there(needs(study)):
         evaluation = study.before_and_after(key)
-        dataset = study.datasets[key.dataset]
         scores = evaluation.rows[evaluation.rows["structure"] == MEAN]
         gains = scores["dice_after"] - scores["dice_before"]
         last = len(scores) - 1
         ranks = [1 - place / max(last, 1) for place in range(min(SHOWN, len(scores)))]
-        shown = examples(evaluation, dataset.cohort, study.out / "masks" / key.place, ranks)
         name = f"supplement1_{key.preset}_{key.dataset}"
-        for kind in ("png", "pdf"):
-            contact_sheet(study.results / f"{name}.{kind}", shown, structures=dataset.structures)
-        rows += [
-            {"preset": key.preset, "dataset": key.dataset, "image": case.name,
-             "dice_before": case.dice_before, "dice_after": case.dice_after}
-            for case in shown
-        ]  # fmt: skip
+        shown = draw_sheet(study, key, evaluation, ranks, name)
+        rows += [{"preset": key.preset, "dataset": key.dataset, **case} for case in shown]
         counts = {"gained": int(np.sum(gains > 0)), "lost": int(np.sum(gains < 0))}
         numbers[f"{key.preset}, {key.dataset}"] = {"volumes": len(gains), **counts}
     record(study, "supplement1", pd.DataFrame(rows), numbers, study.there(needs(study)))

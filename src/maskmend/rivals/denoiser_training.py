@@ -26,6 +26,7 @@ from maskmend.config import AugmentationConfig, Config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, mask_slices
 from maskmend.data.volume import read_mask
+from maskmend.devices import device_of
 from maskmend.errors import InputError
 from maskmend.losses import soft_dice
 from maskmend.progress import progress_bar
@@ -68,7 +69,7 @@ def train_denoiser(
     config, _ = load_run(run)
     volumes = _training_masks(run, data, config, depth)
     network = {"classes": config.data.classes, "width": width, "depth": depth}
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = device_of(device)
     with quiet_generator(config.seed):
         denoiser = Denoiser(**network).to(where)
     optimizer = torch.optim.Adam(denoiser.parameters(), learning_rate)

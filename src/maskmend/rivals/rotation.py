@@ -30,6 +30,7 @@ from maskmend.checkpoint import load_run, quiet_generator, read_network, read_sp
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.volume import read_image
+from maskmend.devices import device_of
 from maskmend.errors import InputError
 from maskmend.progress import progress_bar
 from maskmend.segmentor import UNet
@@ -125,7 +126,7 @@ def train_rotation_head(
     if not stacks:
         raise InputError(f"{data}: holds no image of the training patients of {run}")
     images = torch.cat(stacks)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = device_of(device)
     segmentor = networks.segmentor.to(where).requires_grad_(False)
     adaptor = networks.adaptor.to(where).requires_grad_(False)
     channels = config.segmentor.width * 2 ** (config.segmentor.depth - 1)
