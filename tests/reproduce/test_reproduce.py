@@ -1,6 +1,7 @@
 """Every target end to end at the toy scale; numbers in files against the masks they are about."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -247,6 +248,36 @@ def test_without_training_what_is_there_is_shown_and_the_rest_left_open(hearts, 
     assert list(read(apart, "table1")[1]["numbers"]) == ["+ fake anchors", "+ test-time training"]
     assert "| UNet | 70.1 (13) | open |" in page
     assert not (apart / "data").exists()
+
+
+def test_what_outlives_the_runs_is_enough_for_tables(hearts, out):
+    """Folds that were run at other times or places: their scores are shown, nothing is trained."""
+    apart = hearts.parent / "kept"
+    shutil.copytree(out / "results" / "runs", apart / "results" / "runs")
+    options = {"scale": "toy", "presets": ("paper",), "folds": (0,), "console": QUIET}
+    for training, targets in ((True, ("table1", "figure4")), (False, TARGETS)):
+        for target in targets:
+            reproduce(target, hearts, apart, training=training, **options)
+    for target in ("table1", "figure3", "figure4", "convergence"):
+        then, now = read(out, target)[1], read(apart, target)[1]
+        assert now["numbers"] == then["numbers"]
+        assert now["runs"] == then["runs"]
+    assert not (apart / "runs").exists()
+    assert not (apart / "results" / "cost.json").exists()  # its curve wants the networks
+
+
+def test_a_kept_score_is_not_mixed_with_those_of_a_new_run(hearts, out):
+    """What asks for more than was kept trains anew, and then all its masks are the new run's."""
+    apart = hearts.parent / "mixed"
+    kept = apart / "results" / "runs" / FOLD
+    shutil.copytree(out / "results" / "runs" / FOLD, kept)
+    (kept / "adapted.csv").unlink()
+    scores = pd.read_csv(kept / "plain.csv")
+    scores.assign(dice=0.123).to_csv(kept / "plain.csv", index=False)
+    about = json.loads((kept / "about.json").read_text())
+    make("figure3", hearts, apart)
+    assert (read(apart, "figure3")[0]["dice_plain"] != 0.123).all()
+    assert json.loads((kept / "about.json").read_text())["trained"] != about["trained"]  # seconds
 
 
 def test_the_page_holds_numbers_and_pictures(out):

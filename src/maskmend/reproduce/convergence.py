@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from maskmend.checkpoint import HISTORY
 from maskmend.reproduce.record import AFTER, BEFORE, new_figure, record, save, styled
-from maskmend.reproduce.study import Key, Study
+from maskmend.reproduce.study import Key, Need, Study
 
 RUNS = {"full": "towards equilibrium", "memorising": "memorisation"}
 """Variant: heading."""
@@ -20,10 +19,10 @@ KINDS = {"real": ("real masks", AFTER, "-"), "predicted": ("fake: predicted", "#
          "corrupted": ("fake: anchors", BEFORE, ":")}  # fmt: skip
 
 
-def needs(study: Study) -> list[Key]:
+def needs(study: Study) -> list[Need]:
     """Two runs of the first data set's first fold, by preset."""
     return [
-        Key(study.first.name, study.folds[0], preset, variant)
+        Need(Key(study.first.name, study.folds[0], preset, variant))
         for preset in study.presets
         for variant in RUNS
     ]
@@ -34,7 +33,7 @@ def make(study: Study) -> None:
     tables, numbers = [], {}
     for preset in study.presets:
         histories = {
-            key.variant: pd.read_csv(study.run(key) / HISTORY)
+            key.variant: study.history(key)
             for key in study.there(needs(study))
             if key.preset == preset
         }

@@ -21,14 +21,15 @@ from maskmend.predict import Model
 from maskmend.priors import Prior
 from maskmend.progress import progress_bar
 from maskmend.reproduce.record import AFTER, BEFORE, new_figure, record, save, styled
-from maskmend.reproduce.study import Key, Study
+from maskmend.reproduce.study import Key, Need, Study
 
 PAPERS_STEPS = 50
 
 
-def needs(study: Study) -> list[Key]:
+def needs(study: Study) -> list[Need]:
     """The full method on the first data set's first fold."""
-    return [Key(study.first.name, study.folds[0], preset) for preset in study.presets]
+    keys = [Key(study.first.name, study.folds[0], preset) for preset in study.presets]
+    return [Need(key, run=True) for key in keys]
 
 
 def make(study: Study) -> None:

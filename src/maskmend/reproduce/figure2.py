@@ -4,15 +4,16 @@ import pandas as pd
 
 from maskmend.reproduce.record import record
 from maskmend.reproduce.sheet import draw_sheet
-from maskmend.reproduce.study import Key, Study
+from maskmend.reproduce.study import Key, Need, Study
 
 RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}
 """By gain of mean Dice: 1 gained most."""
 
 
-def needs(study: Study) -> list[Key]:
+def needs(study: Study) -> list[Need]:
     """The full method on the first data set's first fold."""
-    return [Key(study.first.name, study.folds[0], preset) for preset in study.presets]
+    keys = [Key(study.first.name, study.folds[0], preset) for preset in study.presets]
+    return [Need(key, run=True) for key in keys]
 
 
 def make(study: Study) -> None:

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from maskmend.before_after import ADAPTED, PLAIN
 from maskmend.evaluate.statistics import compare
 from maskmend.reproduce.record import AFTER, BEFORE, new_figure, record, save, stars, styled
-from maskmend.reproduce.study import Key, Study
+from maskmend.reproduce.study import Need, Study
 
 METRICS = {
     "dice": ("Dice ↑", 100),
@@ -21,9 +21,9 @@ METRICS = {
 """Heading, factor."""
 
 
-def needs(study: Study) -> list[Key]:
+def needs(study: Study) -> list[Need]:
     """The full method on every data set."""
-    return study.runs()
+    return [Need(key, (PLAIN, ADAPTED)) for key in study.runs()]
 
 
 def make(study: Study) -> None:

@@ -10,15 +10,15 @@ from maskmend.before_after import ADAPTED, PLAIN
 from maskmend.evaluate.statistics import compare
 from maskmend.reproduce.figure3 import owners
 from maskmend.reproduce.record import AFTER, BEFORE, THIRD, new_figure, record, save, stars, styled
-from maskmend.reproduce.study import DENOISED, Key, Study
+from maskmend.reproduce.study import DENOISED, Need, Study
 
 KINDS = {PLAIN: ("baseline", BEFORE), DENOISED: ("DAE", THIRD), ADAPTED: ("discriminator", AFTER)}
 """How masks are made: name, colour."""
 
 
-def needs(study: Study) -> list[Key]:
-    """The paper's full method on every data set: the comparison is between priors."""
-    return [key for key in study.runs(("full",)) if key.preset == study.presets[0]]
+def needs(study: Study) -> list[Need]:
+    """The first preset's full method on every data set: the comparison is between priors."""
+    return [Need(key, (*KINDS,)) for key in study.runs() if key.preset == study.presets[0]]
 
 
 def make(study: Study) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maskmend.checkpoint import RUN, read_split, write_atomically
+from maskmend.checkpoint import write_atomically
 from maskmend.data.volume import appearing_whole
 from maskmend.environment import environment
 from maskmend.reproduce.study import Key, Study
@@ -42,14 +42,7 @@ def record(
         "scale": study.scale,
         "seed": study.seed,
         "folds": study.folds,
-        "runs": {
-            str(key.place): {
-                "split": study.config(key).data.split,
-                "patients": {k: len(v) for k, v in read_split(study.run(key)).items()},
-                "trained": json.loads((study.run(key) / RUN).read_text()),
-            }
-            for key in keys
-        },
+        "runs": {str(key.place): study.about(key) for key in keys},
         "environment": environment(study.device),
         "numbers": numbers,
     }

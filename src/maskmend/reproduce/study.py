@@ -1,12 +1,17 @@
 """What the tables and figures are made from: runs and scores, each made once and kept.
 
 OUT/runs/DATASET/foldK/PRESET-VARIANT/     run folders, shared by all targets
-masks/DATASET/foldK/PRESET-VARIANT/    masks and scores: plain/, adapted/, denoiser/
-results/                               what is shown, and the numbers behind it
+masks/DATASET/foldK/PRESET-VARIANT/        masks and scores: plain/, adapted/, denoiser/
+results/                                   what is shown, and the numbers behind it
+results/runs/DATASET/foldK/PRESET-VARIANT/ what outlives a run: about.json, history.csv, scores
+
+The last is small and enough for all but pictures of cases and the curve of cost: a study whose
+folds were run at different times or places is put together from it.
 """
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +23,7 @@ import yaml
 from rich.console import Console
 
 from maskmend.before_after import ADAPTED, PLAIN
-from maskmend.checkpoint import CALIBRATION, RUN, read_split
+from maskmend.checkpoint import CALIBRATION, HISTORY, RUN, read_split, write_atomically
 from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.data.split import published_split
 from maskmend.devices import device_of
@@ -33,6 +38,7 @@ from maskmend.rivals.denoiser_training import train_denoiser
 from maskmend.train import train
 
 PUBLISHED = "semi_supervised_fold0"
+_ABOUT = "about.json"
 DENOISED = "denoiser"
 """Masks by a denoising autoencoder, beside PLAIN ones and those ADAPTED by the preset's method."""
 
@@ -50,6 +56,17 @@ class Key:
     def place(self) -> Path:
         """Under OUT/runs and OUT/masks."""
         return Path(self.dataset) / f"fold{self.fold}" / f"{self.preset}-{self.variant}"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a target asks of one run."""
+
+    key: Key
+    kinds: tuple[str, ...] = ()
+    """Masks whose scores it shows."""
+    run: bool = False
+    """The networks themselves, or their masks, and not only what outlives them."""
 
 
 class Study:
@@ -100,24 +117,19 @@ class Study:
         """The data set of table 1."""
         return next(iter(self.datasets.values()))
 
-    def runs(self, variants: Sequence[str] = ("full",), *, everywhere: bool = True) -> list[Key]:
-        """Runs of every fold and preset; of all data sets, or of the first alone.
-
-        Of our preset only the full method and the memorising one are trained.
-        """
-        names = list(self.datasets) if everywhere else [self.first.name]
+    def runs(self) -> list[Key]:
+        """The full method's runs, on every fold, data set and preset."""
         return [
-            Key(name, fold, preset, variant)
+            Key(name, fold, preset)
             for fold in self.folds
-            for name in names
+            for name in self.datasets
             for preset in self.presets
-            for variant in variants
-            if preset == "paper" or variant in ("full", "memorising")
         ]
 
-    def there(self, keys: Sequence[Key]) -> list[Key]:
-        """Those that are trained, or will be."""
-        return [key for key in keys if self.training or (self.run(key) / RUN).exists()]
+    def there(self, needs: Iterable[Need]) -> list[Key]:
+        """Runs that can give what is asked of them: trained, about to be, or kept well enough."""
+        able = [n.key for n in needs if self.training or self._trained(n.key) or self._keeps(n)]
+        return list(dict.fromkeys(able))
 
     def config(self, key: Key) -> Config:
         """What a run is trained with."""
@@ -140,11 +152,10 @@ class Study:
             tree["preprocess"]["spacing_mm"] = dataset.spacing_mm
         return config_from(tree, source="reproduce/settings.yaml")
 
-    def prepare(self, keys: Sequence[Key]) -> None:
+    def prepare(self, needs: Iterable[Need]) -> None:
         """Train what is not there yet; the console tells how far it is."""
-        left = [
-            key for key in dict.fromkeys(self.there(keys)) if not (self.run(key) / RUN).exists()
-        ]
+        asked = [n.key for n in needs if self.training and not self._keeps(n)]
+        left = [key for key in dict.fromkeys(asked) if not self._trained(key)]
         since = time.monotonic()
         for number, key in enumerate(left):
             eta = ""
@@ -162,7 +173,7 @@ class Study:
     def model(self, key: Key) -> Model:
         """A trained run."""
         if key not in self._models:
-            self.prepare([key])
+            self.prepare([Need(key, run=True)])
             self._models[key] = load(self.run(key))
         return self._models[key]
 
@@ -197,14 +208,43 @@ class Study:
 
     def scores(self, key: Key, kind: str) -> pd.DataFrame:
         """A row a test volume, means over structures: image, patient, dice, iou, hausdorff_mm."""
+        kept = self.kept(key) / f"{kind}.csv"
+        if not self._trained(key) and self._keeps(Need(key, (kind,))):
+            return pd.read_csv(kept)
         masks = self.masks(key, kind)
-        kept = masks / "scores" / "patients.csv"
-        if not kept.exists() or kept.stat().st_mtime < (masks / "predictions.csv").stat().st_mtime:
+        whole = masks / "scores" / "patients.csv"
+        made = masks / "predictions.csv"
+        if not whole.exists() or whole.stat().st_mtime < made.stat().st_mtime:
             dataset = self.datasets[key.dataset]
-            evaluate(masks, dataset.root, kept.parent, structures=dataset.structures)
-        rows = pd.read_csv(kept, keep_default_na=False)
+            evaluate(masks, dataset.root, whole.parent, structures=dataset.structures)
+        rows = pd.read_csv(whole, keep_default_na=False)
         rows = rows[rows["structure"] == MEAN].drop(columns=["structure", "phase"])
-        return rows.reset_index(drop=True)
+        self.about(key)
+        write_atomically(kept, rows.to_csv(index=False))
+        return pd.read_csv(kept)
+
+    def history(self, key: Key) -> pd.DataFrame:
+        """A row a look at the validation patients while training."""
+        self.about(key)
+        return pd.read_csv(self.kept(key) / HISTORY)
+
+    def about(self, key: Key) -> dict[str, Any]:
+        """Split, patients by use, and how it was trained: commit, hardware, best validation."""
+        kept = self.kept(key) / _ABOUT
+        if self._trained(key):
+            run = self.run(key)
+            about = {
+                "split": self.config(key).data.split,
+                "patients": {use: len(names) for use, names in read_split(run).items()},
+                "trained": json.loads((run / RUN).read_text(encoding="utf-8")),
+            }
+            write_atomically(kept, json.dumps(about, indent=2) + "\n")
+            write_atomically(kept.parent / HISTORY, (run / HISTORY).read_text(encoding="utf-8"))
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+
+    def kept(self, key: Key) -> Path:
+        """Folder of what outlives a run."""
+        return self.results / "runs" / key.place
 
     def compared(self, preset: str, dataset: str, *kinds: str) -> pd.DataFrame:
         """The full method's scores of every fold: columns METRIC_KIND beside image, patient, fold.
@@ -213,7 +253,7 @@ class Study:
         differ.
         """
         parts = []
-        for key in self.there([Key(dataset, fold, preset) for fold in self.folds]):
+        for key in self.there(Need(Key(dataset, fold, preset), kinds) for fold in self.folds):
             joined = None
             for kind in kinds:
                 scores = self.scores(key, kind).set_index(["image", "patient"])
@@ -236,6 +276,14 @@ class Study:
     def device(self) -> torch.device:
         """Where runs are used."""
         return device_of(None)
+
+    def _trained(self, key: Key) -> bool:
+        return (self.run(key) / RUN).exists()
+
+    def _keeps(self, need: Need) -> bool:
+        """Whether what outlived the run is enough."""
+        names = [_ABOUT, HISTORY, *(f"{kind}.csv" for kind in need.kinds)]
+        return not need.run and all((self.kept(need.key) / name).exists() for name in names)
 
     def _has_published_split(self, dataset: Dataset) -> bool:
         split = published_split(PUBLISHED).to_dict()

@@ -6,16 +6,18 @@ import pandas as pd
 from maskmend.evaluate.scores import MEAN
 from maskmend.reproduce.record import record
 from maskmend.reproduce.sheet import draw_sheet
-from maskmend.reproduce.study import Key, Study
+from maskmend.reproduce.study import Key, Need, Study
 
 SHOWN = 4
 """Cases of each data set."""
 
 
-def needs(study: Study) -> list[Key]:
+def needs(study: Study) -> list[Need]:
     """The full method on the first fold of every data set."""
     return [
-        Key(name, study.folds[0], preset) for preset in study.presets for name in study.datasets
+        Need(Key(name, study.folds[0], preset), run=True)
+        for preset in study.presets
+        for name in study.datasets
     ]
 
 

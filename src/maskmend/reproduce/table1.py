@@ -5,7 +5,7 @@ import pandas as pd
 from maskmend.before_after import ADAPTED, PLAIN
 from maskmend.evaluate.statistics import Spread
 from maskmend.reproduce.record import AFTER, BEFORE, new_figure, record, save, styled
-from maskmend.reproduce.study import Key, Study
+from maskmend.reproduce.study import Key, Need, Study
 
 COLUMNS = {
     "paper": [
@@ -20,9 +20,14 @@ COLUMNS = {
 """By preset: name, variant of the run, how masks are made."""
 
 
-def needs(study: Study) -> list[Key]:
+def needs(study: Study) -> list[Need]:
     """Four runs a fold, and one of ours."""
-    return study.runs(("unet", "gan", "smooth", "full"), everywhere=False)
+    return [
+        Need(Key(study.first.name, fold, preset, variant), (kind,))
+        for fold in study.folds
+        for preset in study.presets
+        for _, variant, kind in COLUMNS[preset]
+    ]
 
 
 def make(study: Study) -> None:
@@ -31,7 +36,7 @@ def make(study: Study) -> None:
     for preset in study.presets:
         for name, variant, kind in COLUMNS[preset]:
             keys = [Key(study.first.name, fold, preset, variant) for fold in study.folds]
-            for key in study.there(keys):
+            for key in study.there(Need(key, (kind,)) for key in keys):
                 scores = study.scores(key, kind)[["image", "patient", "dice"]]
                 rows.append(scores.assign(preset=preset, method=name, fold=key.fold))
     table = pd.concat(rows, ignore_index=True)
