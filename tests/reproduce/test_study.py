@@ -46,9 +46,14 @@ def study_at(scale):
     )
 
 
-def test_ours_at_the_small_scale_is_the_shift_benchmarks(small):
+def test_ours_at_the_small_scale_is_the_shift_benchmarks_trained_shorter(small):
     theirs = read_config(REPOSITORY / "experiments" / "shift" / "gan.yaml")
-    assert differences(theirs, small.config(Key("acdc", 0, "ours"))) == []
+    changed = differences(theirs, small.config(Key("acdc", 0, "ours")))
+    assert {line.split()[0] for line in changed} == {
+        "training.iterations:",
+        "training.batch:",
+        "training.learning_rate:",
+    }
 
 
 def test_the_papers_scale_is_the_papers():
