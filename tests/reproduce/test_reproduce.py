@@ -15,6 +15,7 @@ from maskmend.evaluate.metrics import dice
 from maskmend.predict import load
 from maskmend.reproduce import TARGETS, reproduce, study
 from maskmend.reproduce.datasets import find_datasets
+from maskmend.reproduce.page import write_page
 
 QUIET = Console(quiet=True)
 FOLD = "folder/fold0/paper-full"
@@ -287,6 +288,15 @@ def test_the_page_holds_numbers_and_pictures(out):
     for picture in (out / "results").glob("*.png"):
         assert f"]({picture.name})" in page
     assert "Not run yet" not in page
+
+
+def test_the_page_holds_what_somebody_wrote_about_a_target(out, tmp_path):
+    (tmp_path / "table1.json").write_bytes((out / "results" / "table1.json").read_bytes())
+    (tmp_path / "table1.md").write_text("Higher than the paper's, for a reason.\n")
+    page = write_page(tmp_path, tmp_path / "page.md").read_text()
+    table, below = page.split("\nHigher than the paper's, for a reason.\n")
+    assert "| + test-time training |" in table
+    assert "[csv](table1.csv)" in below
 
 
 def test_the_myocardium_alone(out, hearts):

@@ -21,7 +21,8 @@ def write_page(results: Path, page: Path) -> Path:
     """Write the page from the JSON files of a folder.
 
     Args:
-        results: Folder that `maskmend reproduce` filled, wholly or in part.
+        results: Folder that `maskmend reproduce` filled, wholly or in part. What somebody wrote
+            about a target, in TARGET.md, is put below its numbers.
         page: The Markdown file; pictures are linked relative to it.
     """
     parts = ["# The paper's tables and figures, reproduced\n", _PREFACE]
@@ -33,6 +34,9 @@ def write_page(results: Path, page: Path) -> Path:
         if about is None:
             parts.append("\nNot run yet.\n")
             continue
+        remark = results / f"{target}.md"
+        if remark.exists():
+            parts.append(f"\n{remark.read_text(encoding='utf-8').strip()}\n")
         parts.append(f"\n{_made_with(target, about, results, page)}\n")
         for picture in sorted(results.glob(f"{target}*.png")):
             link = _link(picture, page)
