@@ -12,6 +12,7 @@ _SECTIONS = {
     "segmentor": {"width": 4, "depth": 2},
     "discriminator": {"widths": [4, 8], "strides": [2, 2]},
     "adaptor": {"widths": [4]},
+    "adaptation": {"student_iterations": 2},
 }
 
 

@@ -28,8 +28,9 @@ from maskmend.checkpoint import (
 )
 from maskmend.config import Config
 from maskmend.errors import ConfigError
+from maskmend.guard.student import STUDENT
 
-_KEPT = (CONFIG, WEIGHTS, RUN, CALIBRATION)
+_KEPT = (CONFIG, WEIGHTS, RUN, CALIBRATION, STUDENT)
 """Files of a run that masks depend on."""
 
 

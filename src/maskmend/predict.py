@@ -23,6 +23,7 @@ from maskmend.guard.batch_norm import mixed_statistics
 from maskmend.guard.calibration import Calibration, read_calibration
 from maskmend.guard.corrections import corrections
 from maskmend.guard.mend import Mender
+from maskmend.guard.student import read_student
 from maskmend.guard.ways import neighbours, ways
 from maskmend.instance import Adapted
 from maskmend.passes import resolve_precision
@@ -30,6 +31,7 @@ from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Prior
 from maskmend.rivals.denoiser import read_denoiser
 from maskmend.rivals.follow import follow_denoiser
+from maskmend.segmentor import UNet
 from maskmend.stream import adapt_onward
 
 _SLICES = {False: 32, True: 512}
@@ -50,6 +52,7 @@ class Model:
         digest: SHA-256 of the file that the weights come from.
         run: The folder that it was loaded from.
         calibration: What it knows of its own mistakes.
+        student: A noisy student of its segmentor (see `maskmend.guard.student`).
     """
 
     def __init__(
@@ -61,10 +64,12 @@ class Model:
         digest: str = "",
         run: Path | None = None,
         calibration: Calibration | None = None,
+        student: UNet | None = None,
     ):
         self.config, self.networks, self.device = config, networks, device
         self.enough, self.digest, self.run = enough, digest, run
         self.calibration = calibration
+        self.student = student and student.to(device)
         self._denoiser_prior: DenoiserPrior | None = None
         self._frozen: dict[torch.dtype, tuple[nn.Module, nn.Module]] = {}
         for module in networks.modules().values():
@@ -290,17 +295,23 @@ class Model:
             return lambda images: torch.cat([segment(p) for p in images.split(self._slices)])
 
         adaptor = self.networks.adaptor
-        trained, exact = (
-            nn.Sequential(adaptor, self._folded(d)[0]) for d in (dtype, torch.float32)
-        )
-        # All slices at once: their statistics are those of the volume.
-        mixed = mixed_statistics(frozen(self.networks.segmentor, dtype, fold=False), _OWN)
-        segment = in_parts(in_precision(trained))
+        exact = nn.Sequential(adaptor, self._folded(torch.float32)[0])
+
+        def trained(segmentor: nn.Module) -> Callable[[Tensor], Tensor]:
+            return in_parts(in_precision(nn.Sequential(adaptor, segmentor)))
+
+        def mixed(segmentor: nn.Module) -> Callable[[Tensor], Tensor]:
+            # All slices at once: their statistics are those of the volume.
+            unfolded = mixed_statistics(frozen(segmentor, dtype, fold=False), _OWN)
+            return in_precision(nn.Sequential(adaptor, unfolded))
+
+        segment, student = trained(self._folded(dtype)[0]), self.student
         return Mender(
             ways=ways(
                 corrections(quantiles.to(self.device)),
                 segment,
-                in_precision(nn.Sequential(adaptor, mixed)),
+                mixed(self.networks.segmentor),
+                (trained(frozen(student, dtype)), mixed(student)) if student else None,
             ),
             neighbours=neighbours(segment),
             plain=torch.no_grad()(lambda images: in_parts(exact)(images).softmax(1)),
@@ -360,4 +371,5 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
         digest_of(run / WEIGHTS),
         run.absolute(),
         read_calibration(run),
+        read_student(run, networks.segmentor),
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from maskmend.guard.calibration import Calibration, Trial, as_table, calibrate, 
 from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import agreements
+from maskmend.guard.student import STUDENT, Lessons, train_student, write_student
 from maskmend.predict import Model, load
+from maskmend.prediction import Prepared
 from maskmend.progress import progress_bar
 
 TRIALS = "trials.csv"
@@ -35,6 +37,9 @@ def calibrate_run(
     run: Path, data: Path, *, draws: int = 5, device: str | None = None, console: Console
 ) -> Calibration:
     """Fit predicted Dice on a run's validation patients, plain and degraded; kept in the run.
+
+    First the segmentor teaches a noisy student what it knows of the training patients; see
+    `student`.
 
     Beside calibration.json, trials.csv tells of every mask that was made: its Dice, and what was
     predicted of it without its patient.
@@ -63,15 +68,25 @@ def calibrate_run(
             raise InputError(f"{data}: {missing[0]}, a patient of {run}, is missing")
         return found
 
-    training, validation = of("train_annotated", "train_unpaired_images"), of("validation")
+    annotated, validation = of("train_annotated"), of("validation")
+    # A patient may be in both uses, where there are few.
+    taught = [case for case in of("train_unpaired_images") if case not in annotated]
+    iterations = model.config.adaptation.student_iterations
     images = len(validation) * (1 + draws)
-    with progress_bar(console, "calibrating", len(training) + images) as advance:
-        seen = []
-        for case in training:
-            assert case.image is not None
-            seen.append(quantiles(model.prepare(case.image).slices))
-            advance()
-        mean = torch.stack(seen).mean(0)
+    total = len(annotated) + len(taught) + iterations + images
+    with progress_bar(console, "calibrating", total) as advance:
+        lessons, mean = _lessons(model, annotated, taught, advance)
+        model.student = None
+        if iterations:
+            networks, config = model.networks, model.config
+            model.student = train_student(
+                networks.segmentor,
+                networks.adaptor,
+                lessons,
+                config,
+                iterations=iterations,
+                advance=advance,
+            )
         degraded: list[_Degraded] = []
         for number, case in enumerate(validation):
             rng = np.random.default_rng([model.config.seed, number])
@@ -87,8 +102,49 @@ def calibrate_run(
     plain, *others = (way.name for way in mender.ways)
     names = [plain, "steadied", *others, "blend", "retouched"]
     write_atomically(run / TRIALS, as_table(trials, names).to_csv(index=False))
+    (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other student
+    if model.student:
+        write_student(run, model.student)
+    else:
+        (run / STUDENT).unlink(missing_ok=True)
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     return calibration
+
+
+def _lessons(
+    model: Model, annotated: Sequence[Case], taught: Sequence[Case], advance: Callable[[], None]
+) -> tuple[Lessons, Float[Tensor, " quantile"]]:
+    """What a student learns from, and the mean quantiles of the training images."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for case in (*annotated, *taught):
+        assert case.image is not None
+        prepared, by_people = model.prepare(case.image), len(images) < len(annotated)
+        images.append(prepared.slices)
+        labels.append(_truth(model, case, prepared) if by_people else _plain(model, images[-1]))
+        advance()
+    lessons = Lessons(
+        images=torch.cat(images),
+        labels=torch.cat(labels),
+        annotated=sum(len(one) for one in labels[: len(annotated)]),
+    )
+    return lessons, torch.stack([quantiles(one) for one in images]).mean(0)
+
+
+def _truth(model: Model, case: Case, prepared: Prepared) -> UInt8[Tensor, "slice height width"]:
+    assert case.mask is not None
+    classes = model.config.data.classes
+    truth = read_mask(case.mask, labels=range(classes), like=prepared.volume)
+    return mask_slices(truth, prepared.grid, classes)
+
+
+@torch.no_grad()
+def _plain(
+    model: Model, slices: Float[Tensor, "slice 1 height width"]
+) -> UInt8[Tensor, "slice height width"]:
+    networks = model.networks
+    logits = networks.segmentor(networks.adaptor(slices.to(model.device)))
+    return logits.argmax(1).to("cpu", torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -119,11 +175,8 @@ def _degraded(
     model: Model, case: Case, draws: int, rng: np.random.Generator
 ) -> Iterator[_Degraded]:
     assert case.image is not None
-    assert case.mask is not None
     prepared, preprocess = model.prepare(case.image), model.config.preprocess
-    classes = model.config.data.classes
-    truth = read_mask(case.mask, labels=range(classes), like=prepared.volume)
-    labels = mask_slices(truth, prepared.grid, classes)
+    labels = _truth(model, case, prepared)
     for draw in range(1 + draws):
         slices = prepared.slices
         if draw:

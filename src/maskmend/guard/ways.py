@@ -61,7 +61,12 @@ def neighbours(trained: Segment) -> Sequence[Way]:
     ]
 
 
-def ways(corrections: Mapping[str, Correction], trained: Segment, mixed: Segment) -> Sequence[Way]:
+def ways(
+    corrections: Mapping[str, Correction],
+    trained: Segment,
+    mixed: Segment,
+    student: tuple[Segment, Segment] | None = None,
+) -> Sequence[Way]:
     """Plain inference and views of the image; and with mixed statistics, corrections as well.
 
     Args:
@@ -69,15 +74,38 @@ def ways(corrections: Mapping[str, Correction], trained: Segment, mixed: Segment
         trained: The segmentor as it was trained.
         mixed: The segmentor with statistics that are in part the image's own: so many shifts are
             undone by these that whatever else is done to the image goes with them.
+        student: A noisy student of the segmentor, as it was trained and with mixed statistics.
     """
     straight = [("none", corrections["none"], View())]
     corrected = [(name, correct, View()) for name, correct in corrections.items()]
     seen = [(name, corrections["none"], view) for name, view in VIEWS.items()]
-    return [
+    own = " + own statistics"
+    made = [
         Way(name=name + statistics, correction=correct, view=view, segmentor=segmentor)
         for statistics, segmentor, some in (
             ("", trained, [*straight, *seen]),
-            (" + own statistics", mixed, [*corrected, *seen]),
+            (own, mixed, [*corrected, *seen]),
         )
         for name, correct, view in some
     ]
+    if student is None:
+        return made
+    opinions = {
+        "student": student[0],
+        f"student{own}": student[1],
+        "student and segmentor": _together(trained, student[0]),
+    }
+    return made + [
+        Way(name=name, correction=corrections["none"], view=View(), segmentor=segmentor)
+        for name, segmentor in opinions.items()
+    ]
+
+
+def _together(*networks: Segment) -> Segment:
+    """Logits of the mean of their probabilities."""
+
+    def segment(images: Images) -> Tensor:
+        masks = torch.stack([network(images).float().softmax(1) for network in networks])
+        return masks.mean(0).clamp(min=1e-12).log()
+
+    return segment

@@ -1,0 +1,134 @@
+"""A noisy student: a copy of the segmentor that was shown degraded images.
+
+Xie et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020: the
+segmentor teaches what it makes of images as they are, and its copy has to say the same of them when
+they are degraded; people's masks are taken where there are any. The segmentor stays as it is. The
+guard asks the student for a second opinion, and may follow it where the image is unlike those
+that the segmentor was trained on.
+
+Axes: slice, channel or class, height, width.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from maskmend.augment import draw_augmentation
+from maskmend.checkpoint import read_tensors, write_tensors
+from maskmend.components import one_hot
+from maskmend.config import Config, DegradationConfig
+from maskmend.degrade import degrade
+from maskmend.errors import RunError
+from maskmend.losses import soft_dice, supervised_loss
+from maskmend.segmentor import UNet
+
+STUDENT = "student.safetensors"
+BATCH = 8
+_DEGRADED = DegradationConfig(probability=0.8)
+_LEARNING_RATE = 5e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """Standardised slices of the training patients, and what to say of them."""
+
+    images: Float[Tensor, "slice 1 height width"]
+    labels: UInt8[Tensor, "slice height width"]
+    annotated: int
+    """So many, the first ones, have people's masks; the others the segmentor's."""
+
+
+def train_student(
+    segmentor: UNet,
+    adaptor: nn.Module,
+    lessons: Lessons,
+    config: Config,
+    *,
+    iterations: int,
+    advance: Callable[[], None] = lambda: None,
+) -> UNet:
+    """Tune a copy of the segmentor on degraded images, half of a batch annotated.
+
+    Args:
+        segmentor: The teacher; stays as it is, and tells the device.
+        adaptor: What stands in front of both, not tuned.
+        lessons: What is learnt.
+        config: Of the run: seed, augmentation, how slices are standardised, precision.
+        iterations: Updates (Adam, a step size that falls to zero along a half cosine).
+        advance: Called after each.
+
+    Returns:
+        The student, frozen.
+    """
+    device = next(segmentor.parameters()).device
+    student = copy.deepcopy(segmentor).train().requires_grad_(True)
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(student.parameters(), _LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    mixed = config.training.precision == "bf16-mixed"
+    rng = np.random.default_rng(config.seed)
+    for _ in range(iterations):
+        images, labels = _draw(lessons, config, rng)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            logits = student(adaptor(images.to(device)))
+        loss = _loss(logits.float(), labels.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        advance()
+    return student.eval().requires_grad_(False)
+
+
+def write_student(run: Path, student: UNet) -> None:
+    """Keep it in its run folder."""
+    write_tensors(run / STUDENT, student.state_dict())
+
+
+def read_student(run: Path, segmentor: UNet) -> UNet | None:
+    """A run's student, frozen, if it has one.
+
+    Args:
+        run: Run folder.
+        segmentor: Its teacher, whose shape it has.
+
+    Raises:
+        RunError: The file is damaged or of another network.
+    """
+    if not (run / STUDENT).exists():
+        return None
+    tensors, _ = read_tensors(run / STUDENT)
+    student = copy.deepcopy(segmentor)
+    try:
+        student.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise RunError(
+            f"{run / STUDENT}: is of another segmentor; remove it and calibrate the run again"
+        ) from error
+    return student.eval().requires_grad_(False)
+
+
+def _draw(lessons: Lessons, config: Config, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A batch of degraded images and their labels, moved together."""
+    annotated = rng.integers(lessons.annotated, size=BATCH // 2)
+    any_of_them = rng.integers(len(lessons.images), size=BATCH - BATCH // 2)
+    chosen = torch.from_numpy(np.concatenate([annotated, any_of_them]))
+    images, labels = lessons.images[chosen], lessons.labels[chosen]
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    drawn = draw_augmentation(images.shape, config.image_augmentation, generator)
+    images = degrade(drawn.apply(images, padding="border"), _DEGRADED, config.preprocess, rng)
+    labels = drawn.move(labels[:, None].float(), padding="zeros", mode="nearest")[:, 0]
+    return images, labels.long()
+
+
+def _loss(logits: Float[Tensor, "slice class height width"], labels: Tensor) -> Float[Tensor, ""]:
+    """Cross-entropy and soft Dice: few pixels are heart."""
+    classes = logits.shape[1]
+    entropy = supervised_loss(logits, labels, torch.ones(classes, device=logits.device))
+    return entropy + 1 - soft_dice(logits.softmax(1), one_hot(labels, classes).to(logits))
