@@ -292,7 +292,7 @@ def test_the_page_holds_numbers_and_pictures(out):
 
 def test_the_page_holds_what_somebody_wrote_about_a_target(out, tmp_path):
     (tmp_path / "table1.json").write_bytes((out / "results" / "table1.json").read_bytes())
-    (tmp_path / "table1.md").write_text("Higher than the paper's, for a reason.\n")
+    (tmp_path / "table1.txt").write_text("Higher than the paper's, for a reason.\n")
     page = write_page(tmp_path, tmp_path / "page.md").read_text()
     table, below = page.split("\nHigher than the paper's, for a reason.\n")
     assert "| + test-time training |" in table

@@ -22,7 +22,7 @@ def write_page(results: Path, page: Path) -> Path:
 
     Args:
         results: Folder that `maskmend reproduce` filled, wholly or in part. What somebody wrote
-            about a target, in TARGET.md, is put below its numbers.
+            about a target, in TARGET.txt, is put below its numbers.
         page: The Markdown file; pictures are linked relative to it.
     """
     parts = ["# The paper's tables and figures, reproduced\n", _PREFACE]
@@ -34,7 +34,7 @@ def write_page(results: Path, page: Path) -> Path:
         if about is None:
             parts.append("\nNot run yet.\n")
             continue
-        remark = results / f"{target}.md"
+        remark = results / f"{target}.txt"
         if remark.exists():
             parts.append(f"\n{remark.read_text(encoding='utf-8').strip()}\n")
         parts.append(f"\n{_made_with(target, about, results, page)}\n")
