@@ -254,7 +254,7 @@ def test_without_training_what_is_there_is_shown_and_the_rest_left_open(hearts, 
 def test_what_outlives_the_runs_is_enough_for_tables(hearts, out):
     """Folds that were run at other times or places: their scores are shown, nothing is trained."""
     apart = hearts.parent / "kept"
-    shutil.copytree(out / "results" / "runs", apart / "results" / "runs")
+    shutil.copytree(out / "results" / "kept", apart / "results" / "kept")
     options = {"scale": "toy", "presets": ("paper",), "folds": (0,), "console": QUIET}
     for training, targets in ((True, ("table1", "figure4")), (False, TARGETS)):
         for target in targets:
@@ -270,8 +270,8 @@ def test_what_outlives_the_runs_is_enough_for_tables(hearts, out):
 def test_a_kept_score_is_not_mixed_with_those_of_a_new_run(hearts, out):
     """What asks for more than was kept trains anew, and then all its masks are the new run's."""
     apart = hearts.parent / "mixed"
-    kept = apart / "results" / "runs" / FOLD
-    shutil.copytree(out / "results" / "runs" / FOLD, kept)
+    kept = apart / "results" / "kept" / FOLD
+    shutil.copytree(out / "results" / "kept" / FOLD, kept)
     (kept / "adapted.csv").unlink()
     scores = pd.read_csv(kept / "plain.csv")
     scores.assign(dice=0.123).to_csv(kept / "plain.csv", index=False)

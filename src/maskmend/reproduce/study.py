@@ -3,7 +3,7 @@
 OUT/runs/DATASET/foldK/PRESET-VARIANT/     run folders, shared by all targets
 masks/DATASET/foldK/PRESET-VARIANT/        masks and scores: plain/, adapted/, denoiser/
 results/                                   what is shown, and the numbers behind it
-results/runs/DATASET/foldK/PRESET-VARIANT/ what outlives a run: about.json, history.csv, scores
+results/kept/DATASET/foldK/PRESET-VARIANT/ what outlives a run: about.json, history.csv, scores
 
 The last is small and enough for all but pictures of cases and the curve of cost: a study whose
 folds were run at different times or places is put together from it.
@@ -244,7 +244,7 @@ class Study:
 
     def kept(self, key: Key) -> Path:
         """Folder of what outlives a run."""
-        return self.results / "runs" / key.place
+        return self.results / "kept" / key.place
 
     def compared(self, preset: str, dataset: str, *kinds: str) -> pd.DataFrame:
         """The full method's scores of every fold: columns METRIC_KIND beside image, patient, fold.
