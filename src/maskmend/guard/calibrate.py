@@ -72,18 +72,18 @@ def calibrate_run(
     # A patient may be in both uses, where there are few.
     taught = [case for case in of("train_unpaired_images") if case not in annotated]
     iterations = model.config.adaptation.student_iterations
-    images = len(validation) * (1 + draws)
-    total = len(annotated) + len(taught) + iterations + images
+    total = len(annotated) + len(taught) + iterations + len(validation) * (1 + draws)
     with progress_bar(console, "calibrating", total) as advance:
-        lessons, mean = _lessons(model, annotated, taught, advance)
+        images, labels = _training(model, annotated, taught, advance, labelled=iterations > 0)
+        mean = torch.stack([quantiles(one) for one in images]).mean(0)
         model.student = None
         if iterations:
-            networks, config = model.networks, model.config
+            by_people = sum(len(one) for one in labels[: len(annotated)])
             model.student = train_student(
-                networks.segmentor,
-                networks.adaptor,
-                lessons,
-                config,
+                model.networks.segmentor,
+                model.networks.adaptor,
+                Lessons(images=torch.cat(images), labels=torch.cat(labels), annotated=by_people),
+                model.config,
                 iterations=iterations,
                 advance=advance,
             )
@@ -111,24 +111,25 @@ def calibrate_run(
     return calibration
 
 
-def _lessons(
-    model: Model, annotated: Sequence[Case], taught: Sequence[Case], advance: Callable[[], None]
-) -> tuple[Lessons, Float[Tensor, " quantile"]]:
-    """What a student learns from, and the mean quantiles of the training images."""
+def _training(
+    model: Model,
+    annotated: Sequence[Case],
+    taught: Sequence[Case],
+    advance: Callable[[], None],
+    *,
+    labelled: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Slices of the training images; if asked for, people's labels, or the segmentor's."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for case in (*annotated, *taught):
         assert case.image is not None
         prepared, by_people = model.prepare(case.image), len(images) < len(annotated)
         images.append(prepared.slices)
-        labels.append(_truth(model, case, prepared) if by_people else _plain(model, images[-1]))
+        if labelled:
+            labels.append(_truth(model, case, prepared) if by_people else _plain(model, images[-1]))
         advance()
-    lessons = Lessons(
-        images=torch.cat(images),
-        labels=torch.cat(labels),
-        annotated=sum(len(one) for one in labels[: len(annotated)]),
-    )
-    return lessons, torch.stack([quantiles(one) for one in images]).mean(0)
+    return images, labels
 
 
 def _truth(model: Model, case: Case, prepared: Prepared) -> UInt8[Tensor, "slice height width"]:
