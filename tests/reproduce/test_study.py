@@ -49,16 +49,14 @@ def study_at(scale):
 def test_ours_at_the_small_scale_is_the_shift_benchmarks_trained_shorter(small):
     theirs = read_config(REPOSITORY / "experiments" / "shift" / "gan.yaml")
     changed = differences(theirs, small.config(Key("acdc", 0, "ours")))
-    assert {line.split()[0] for line in changed} == {
-        "training.iterations:",
-        "training.batch:",
-        "training.learning_rate:",
-    }
+    assert [line.split()[0] for line in changed] == ["training.iterations:"]
 
 
-def test_the_papers_scale_is_the_papers():
+def test_the_papers_scale_is_the_papers_in_all_but_optimisation():
     theirs = read_config(REPOSITORY / "experiments" / "acdc" / "paper.yaml")
-    assert differences(theirs, study_at("paper").config(Key("acdc", 0, "paper"))) == []
+    changed = differences(theirs, study_at("paper").config(Key("acdc", 0, "paper")))
+    sections = {line.split(".")[0] for line in changed}
+    assert sections == {"adversarial", "training", "adaptation"}
 
 
 def test_the_first_fold_is_the_published_one_and_the_others_are_drawn(small):
