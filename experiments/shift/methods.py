@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from maskmend.components import clean, one_hot
+from maskmend.errors import RunError
 from maskmend.guard.batch_norm import own_statistics
 from maskmend.guard.corrections import match_histogram
 from maskmend.guard.mend import Mender
@@ -100,6 +101,21 @@ def _rotation(model: Model) -> Method:
     return _made(model, segment)
 
 
+def _student(model: Model) -> Method:
+    """The noisy student alone (Xie et al. 2020): what the guard adds to it is ours less this."""
+    if model.student is None:
+        raise RunError(f"{model.run}: has no student; calibrate it with student_iterations above 0")
+    networks, student, autocast = model.networks, model.student, _autocast(model)
+
+    @torch.no_grad()
+    def segment(images: Images) -> Masks:
+        with autocast():
+            logits = student(networks.adaptor(images))
+        return logits.float().softmax(1)
+
+    return _made(model, segment)
+
+
 def _ours(model: Model) -> Method:
     """The guard (docs/guard.md)."""
     assert model.calibration is not None
@@ -116,6 +132,7 @@ METHODS: dict[str, Callable[[Model], Method]] = {
     "rotation": _rotation,
     "dae": _dae,
     "paper": _paper,
+    "student": _student,
     "ours": _ours,
 }
 

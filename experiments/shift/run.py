@@ -100,7 +100,8 @@ def main(
         segmentors: Names of configurations beside this file.
         seeds: Of training, and of the shifts.
         methods: Those to run.
-        families: Of shifts; images as they are come first. 3T is a training of its own.
+        families: Of shifts; images as they are come first. 3T is a training of its own; alone,
+            it is the only one.
         severities: Of each family.
         patients: So many of each seed, spread over the split; all by default.
     """
@@ -115,9 +116,10 @@ def main(
     done = keys_of(csv_, Row, 7)
     simulated = [family for family in families if family != SCANNER]
     for segmentor, seed in itertools.product(segmentors, seeds):
-        trainings: list[tuple[str, list[str], list[Shift]]] = [
-            (segmentor, [], [(NONE, 0), *itertools.product(simulated, severities)])
-        ]
+        trainings: list[tuple[str, list[str], list[Shift]]] = []
+        if simulated or SCANNER not in families:
+            shifts = [(NONE, 0), *itertools.product(simulated, severities)]
+            trainings.append((segmentor, [], shifts))
         if SCANNER in families:
             split = ["data.split=scanner_1p5T_to_3T"]
             trainings.append((f"{segmentor}_{SCANNER}_", split, [(SCANNER, 0)]))

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from experiments.shift import run as shift_run
-from experiments.shift.methods import METHODS, NEEDS
+from experiments.shift.methods import METHODS, NEEDS, method_of
 from experiments.shift.run import Row
 from maskmend.config import to_yaml
 from maskmend.data.phantom import write_cohort
-from maskmend.errors import ConfigError
+from maskmend.errors import ConfigError, RunError
 from tests.tiny import tiny
 
 
@@ -20,7 +20,10 @@ def made(tmp_path_factory):
     """The arguments of a finished table, and the table."""
     root = tmp_path_factory.mktemp("shift")
     write_cohort(root / "hearts", patients=10, seed=0, size=32, spacing_mm=9.5)
-    config = tiny(training={"iterations": 30, "batch": 4, "learning_rate": 0.01})
+    config = tiny(
+        training={"iterations": 30, "batch": 4, "learning_rate": 0.01},
+        adaptation={"student_iterations": 2},
+    )
     (root / "small.yaml").write_text(to_yaml(config))
     arguments = {
         "data": root / "hearts",
@@ -73,7 +76,15 @@ def test_a_table_that_was_cut_is_completed_and_no_line_made_twice(made):
     assert len(pd.read_csv(path)) == len(table)
 
 
-def test_the_real_shift_is_a_training_of_its_own(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("families", "runs", "shifts"),
+    [
+        (("3T", "noise"), ["gan1", "gan_3T_1"], [("none", 0), ("noise", 2), ("3T", 0)]),
+        (("3T",), ["gan_3T_1"], [("3T", 0)]),
+        ((), ["gan1"], [("none", 0)]),
+    ],
+)
+def test_the_real_shift_is_a_training_of_its_own(monkeypatch, tmp_path, families, runs, shifts):
     """On the published split of scanners, for the patients of which a stand-in is enough here."""
     trained = []
 
@@ -96,16 +107,12 @@ def test_the_real_shift_is_a_training_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr(shift_run, "_rows", row)
     shift_run.main(
         data=tmp_path, out=tmp_path, csv_=tmp_path / "shift.csv", segmentors=("gan",), seeds=(1,),
-        methods=("none",), families=("3T", "noise"), severities=(2,),
+        methods=("none",), families=families, severities=(2,),
     )  # fmt: skip
-    assert trained == [
-        ("gan", 1, "gan1", []),
-        ("gan", 1, "gan_3T_1", ["data.split=scanner_1p5T_to_3T"]),
-    ]
+    overrides = {"gan1": [], "gan_3T_1": ["data.split=scanner_1p5T_to_3T"]}
+    assert trained == [("gan", 1, name, overrides[name]) for name in runs]
     table = pd.read_csv(tmp_path / "shift.csv", keep_default_na=False)
-    assert list(zip(table["shift"], table["severity"], strict=True)) == [
-        ("none", 0), ("noise", 2), ("3T", 0)
-    ]  # fmt: skip
+    assert list(zip(table["shift"], table["severity"], strict=True)) == shifts
 
 
 def test_without_data_the_remedy_is_named():
@@ -128,3 +135,8 @@ def test_hearts_are_drawn_once_and_are_the_data(monkeypatch, tmp_path):
         drawn = sorted((tmp_path / "hearts" / "images").iterdir())
     assert asked == [("hearts", tmp_path / "hearts", "hearts0")] * 2
     assert len(drawn) == 2
+
+
+def test_a_run_without_a_student_is_told_how_to_get_one(tmp_path):
+    with pytest.raises(RunError, match="has no student; calibrate it with student_iterations"):
+        method_of("student", SimpleNamespace(student=None, run=tmp_path))
