@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,6 @@ from maskmend.evaluate.metrics import dice
 from maskmend.predict import load
 from maskmend.reproduce import TARGETS, reproduce, study
 from maskmend.reproduce.datasets import find_datasets
-from maskmend.reproduce.page import write_page
 
 QUIET = Console(quiet=True)
 FOLD = "folder/fold0/paper-full"
@@ -293,10 +294,14 @@ def test_the_page_holds_numbers_and_pictures(out):
 def test_the_page_holds_what_somebody_wrote_about_a_target(out, tmp_path):
     (tmp_path / "table1.json").write_bytes((out / "results" / "table1.json").read_bytes())
     (tmp_path / "table1.txt").write_text("Higher than the paper's, for a reason.\n")
-    page = write_page(tmp_path, tmp_path / "page.md").read_text()
-    table, below = page.split("\nHigher than the paper's, for a reason.\n")
+    page = tmp_path / "page.md"
+    command = [sys.executable, "-W", "error", "-m", "maskmend.reproduce", str(tmp_path), str(page)]
+    subprocess.run(command, check=True)
+    table, below = page.read_text().split("\nHigher than the paper's, for a reason.\n")
     assert "| + test-time training |" in table
     assert "[csv](table1.csv)" in below
+    trained = next(iter(read(out, "table1")[1]["runs"].values()))["trained"]
+    assert f"; trained on {trained['device']} (commit {trained['commit']})" in below
 
 
 def test_the_myocardium_alone(out, hearts):

@@ -1,11 +1,10 @@
 """The page of results: the paper's numbers beside ours, and what is open left open.
 
-python -m maskmend.reproduce.page docs/results/reproduction docs/results/reproduction.md
+python -m maskmend.reproduce docs/results/reproduction docs/results/reproduction.md
 """
 
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,13 +163,15 @@ def _made_with(target: str, about: dict[str, Any], results: Path, page: Path) ->
     files = ", ".join(
         f"[{kind}]({_link(results / f'{target}.{kind}', page)})" for kind in ("csv", "json")
     )
+    trained = [run["trained"] for run in about["runs"].values()]
+    machines = sorted({f"{one['device']} (commit {one['commit']})" for one in trained})
     splits = sorted({run["split"] for run in about["runs"].values()})
     tested = sorted({run["patients"]["test"] for run in about["runs"].values()})
     return (
         f"Scale {about['scale']}, seed {about['seed']}, folds {about['folds']} (split"
-        f" {', '.join(splits)}; {', '.join(map(str, tested))} test patients each), commit"
-        f" {environment['commit']}, {environment['device']}, {environment['threads']} threads:"
-        f" {files}."
+        f" {', '.join(splits)}; {', '.join(map(str, tested))} test patients each); trained on"
+        f" {', '.join(machines)}, put together on {environment['device']} (commit"
+        f" {environment['commit']}): {files}."
     )
 
 
@@ -185,7 +186,3 @@ def _spread(own: dict[str, Any] | None) -> str:
 def _markdown(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [heading, ("---",) * len(heading), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-if __name__ == "__main__":
-    write_page(Path(sys.argv[1]), Path(sys.argv[2]))
