@@ -47,7 +47,7 @@ _TINY = {
     "discriminator": {"widths": (4, 8), "strides": (2, 2)},
     "adaptor": {"widths": (4,)},
     "training": {"iterations": 20, "batch": 4, "validate_every": 10, "learning_rate": 1e-2},
-    "adaptation": {"steps": 2, "draws": 1},
+    "adaptation": {"steps": 2, "draws": 1, "student_iterations": 2},
 }
 
 

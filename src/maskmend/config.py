@@ -297,10 +297,9 @@ class AdaptationConfig:
     another promises enough; of the other fields only draws and precision count then."""
     draws: int = Field(default=5, ge=0)
     """Degraded copies of each validation image that "guarded" learns to predict Dice from."""
-    student_iterations: int = Field(default=0, ge=0)
+    student_iterations: int = Field(default=400, ge=0)
     """Updates of a noisy student, a copy of the segmentor that is shown degraded images when the
-    run is calibrated, and that "guarded" asks for a second opinion; 0 for none. 400 helped most on
-    validation patients (docs/log.md)."""
+    run is calibrated, and that "guarded" asks for a second opinion; 0 for none."""
     prior: Literal["discriminator", "entropy", "denoiser"] = "discriminator"
     """What judges the predicted masks. "denoiser" tunes on each volume apart, as Karani et al. do
     (see `maskmend.rivals.follow`), and counts steps and precision alone of the other fields."""
