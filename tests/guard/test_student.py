@@ -10,13 +10,11 @@ from torch import nn
 
 from maskmend.build import build
 from maskmend.checkpoint import CALIBRATION, CONFIG, SPLIT, quiet_generator
-from maskmend.components import largest_pieces
 from maskmend.config import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.split import random_split
 from maskmend.errors import RunError
 from maskmend.guard.calibrate import calibrate_run
-from maskmend.guard.calibration import STEADIED
 from maskmend.guard.student import STUDENT, Lessons, read_student, train_student, write_student
 from maskmend.predict import load
 from tests.tiny import tiny, write_run
@@ -133,23 +131,6 @@ def test_a_calibrated_run_asks_it_for_its_opinion(calibrated):
     torch.testing.assert_close(alone, logits.softmax(1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(both, (alone + mender.ways[0].masks(slices)) / 2)
     assert (own - alone).abs().max() > 1e-3
-
-
-def test_it_has_half_a_say_in_the_steadied_mask(calibrated):
-    hearts, run = calibrated
-    model = load(run, "cpu")
-    calibration = model.calibration
-    mender = model.mender(calibration.quantiles, calibration.realistic, model.settings())
-    slices = model.prepare(min((hearts / "images").iterdir())).slices
-    steadied = mender.candidates(slices)[STEADIED].masks
-    seen = [mender.ways[0], *mender.neighbours]
-    alone = torch.stack([way.masks(slices) for way in seen]).mean(0)
-    both = (alone + mender.ways[-3].masks(slices)) / 2
-    labels = both.argmax(1).to(torch.uint8)
-    kept = (labels == largest_pieces(labels))[:, None].expand_as(both)
-    torch.testing.assert_close(steadied[kept], both[kept])
-    assert kept.float().mean() > 0.5
-    assert (both - alone).abs().max() > 1e-3
 
 
 def test_without_iterations_there_is_none(calibrated):

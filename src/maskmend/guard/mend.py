@@ -1,7 +1,6 @@
 """Adaptation that is never meant to harm: several starts, judged, and a guard.
 
-1. Steady the plain mask: the mean over the image moved by a few pixels, half of it a noisy
-   student's mask if there is one; its largest pieces.
+1. Steady the plain mask: the mean over the image moved by a few pixels, its largest pieces.
 2. Segment the volume in every way: corrections and views of the image, mixtures of statistics.
    Blend the masks that agree best with the others.
 3. Predict the Dice of every mask; see `quality`. A plain mask that is good enough is steadied, and
@@ -26,7 +25,7 @@ from maskmend.components import largest_pieces, one_hot
 from maskmend.guard.calibration import PLAIN, STEADIED, Calibration
 from maskmend.guard.quality import Judged, Look, agreements, describe, look
 from maskmend.guard.retouch import Aim, Retouched, retouch
-from maskmend.guard.ways import STUDENT, Images, Masks, Way
+from maskmend.guard.ways import Images, Masks, Way
 from maskmend.instance import Adapted
 
 _BLENDED = 5
@@ -76,11 +75,9 @@ class Mender:
         first = self.ways[best[0]]
         blend = torch.stack([made[number].masks for number in best]).mean(0)
         plain, *others = made
-        second = next((one.masks for one in others if one.name == STUDENT), None)
-        steadied = self._steady(images, plain.masks, second)
         return [
             plain,
-            self._candidate("steadied", steadied, images, way=plain.way),
+            self._candidate("steadied", self._steady(plain.masks, images), images, way=plain.way),
             *others,
             self._candidate(f"a blend with {first.name}", blend, images, way=first),
         ]
@@ -141,10 +138,8 @@ class Mender:
             shown=chosen.way.shown(images) if taken else None,
         )
 
-    def _steady(self, images: Images, plain: Masks, second: Masks | None) -> Masks:
+    def _steady(self, plain: Masks, images: Images) -> Masks:
         masks = torch.stack([plain, *(way.masks(images) for way in self.neighbours)]).mean(0)
-        if second is not None:
-            masks = (masks + second) / 2
         labels = masks.argmax(1).to(torch.uint8).cpu()
         specks = (labels != largest_pieces(labels)).to(masks.device)
         nothing = one_hot(torch.zeros_like(labels), self.classes).to(masks)

@@ -43,9 +43,6 @@ class Way:
         return self.segment(images)
 
 
-STUDENT = "student"
-"""The way of a noisy student, as it was trained."""
-
 VIEWS: Mapping[str, View] = {
     "turned": View(degrees=20),
     "turned back": View(degrees=-20),
@@ -94,9 +91,9 @@ def ways(
     if student is None:
         return made
     opinions = {
-        STUDENT: student[0],
-        STUDENT + own: student[1],
-        f"{STUDENT} and segmentor": _together(trained, student[0]),
+        "student": student[0],
+        f"student{own}": student[1],
+        "student and segmentor": _together(trained, student[0]),
     }
     return made + [
         Way(name=name, correction=corrections["none"], view=View(), segmentor=segmentor)
