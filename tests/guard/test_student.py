@@ -14,6 +14,7 @@ from maskmend.config import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.split import random_split
 from maskmend.errors import RunError
+from maskmend.guard import student as student_module
 from maskmend.guard.calibrate import calibrate_run
 from maskmend.guard.student import STUDENT, Lessons, read_student, train_student, write_student
 from maskmend.predict import load
@@ -71,6 +72,27 @@ def test_the_seed_decides(lessons):
     one, same, other = taught(lessons), taught(lessons), taught(lessons, seed=1)
     assert torch.equal(one.head.weight, same.head.weight)
     assert not torch.equal(one.head.weight, other.head.weight)
+
+
+def test_one_strange_batch_at_the_end_does_not_spoil_it(lessons, monkeypatch):
+    """Batch norm's running statistics alone would be those of the last few batches."""
+
+    def spread():
+        student = taught(lessons, 10)
+        norm = next(m for m in student.modules() if isinstance(m, nn.BatchNorm2d))
+        return norm.running_var
+
+    usual = spread()
+    draw, batches = student_module._draw, []
+
+    def strange(*given):
+        images, labels = draw(*given)
+        batches.append(images)
+        return images * (100 if len(batches) == 10 else 1), labels
+
+    monkeypatch.setattr(student_module, "_draw", strange)
+    torch.testing.assert_close(spread(), usual, rtol=0.5, atol=0.1)
+    assert len(batches) > 10
 
 
 def test_half_a_batch_has_peoples_masks(lessons, monkeypatch):

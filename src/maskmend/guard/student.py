@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from maskmend.augment import draw_augmentation
 from maskmend.checkpoint import read_tensors, write_tensors
@@ -32,6 +33,8 @@ STUDENT = "student.safetensors"
 BATCH = 8
 _DEGRADED = DegradationConfig(probability=0.8)
 _LEARNING_RATE = 5e-4
+_SETTLING = 40
+"""Batches that the statistics of batch norm are averaged over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,10 @@ def train_student(
         optimizer.step()
         schedule.step()
         advance()
+    # Running statistics are those of the last few batches, and one strange image spoils them.
+    seen = (adaptor(_draw(lessons, config, rng)[0].to(device)) for _ in range(_SETTLING))
+    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        update_bn(seen, student)
     return student.eval().requires_grad_(False)
 
 
