@@ -72,3 +72,18 @@ def test_each_family_alone_changes_images(slices, only):
 def test_flat_slices_stay_as_they_are():
     flat = torch.zeros(2, 1, 16, 16)
     assert torch.equal(degrade(flat, ALWAYS, PREPROCESS, np.random.default_rng(0)), flat)
+
+
+@pytest.mark.parametrize(("gamma", "refused"), [((4.0, 4.1), True), ((1.0, 1.3), False)])
+def test_a_change_that_leaves_hardly_any_contrast_is_not_made(gamma, refused):
+    """Raised to the fourth power, the ground beside a bright square is nearly one grey value."""
+    shaded = torch.linspace(0, 1, 32).expand(6, 1, 32, 32).clone()
+    shaded[..., 8:18, 8:18] = 2
+    off = {"inversion": 0, "shading": 0, "noise": 0}
+    config = DegradationConfig(probability=1, contrast=1, gamma=gamma, **off)
+    made = [
+        degrade_volume(shaded, config, PREPROCESS, np.random.default_rng(seed))
+        for seed in range(20)
+    ]
+    assert max(one.abs().max() for one in made) <= 4 * shaded.abs().max()
+    assert any(torch.equal(one, shaded) for one in made) == refused

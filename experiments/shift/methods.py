@@ -101,19 +101,16 @@ def _rotation(model: Model) -> Method:
     return _made(model, segment)
 
 
-def _student(model: Model) -> Method:
-    """The noisy student alone (Xie et al. 2020): what the guard adds to it is ours less this."""
-    if model.student is None:
-        raise RunError(f"{model.run}: has no student; calibrate it with student_iterations above 0")
-    networks, student, autocast = model.networks, model.student, _autocast(model)
+def _unguarded(*ways: str) -> Callable[[Model], Method]:
+    """The mean of some of the guard's ways: what the guard adds to it is ours less this."""
 
-    @torch.no_grad()
-    def segment(images: Images) -> Masks:
-        with autocast():
-            logits = student(networks.adaptor(images))
-        return logits.float().softmax(1)
+    def method(model: Model) -> Method:
+        if not model.students:
+            raise RunError(f"{model.run}: has no students; calibrate it with students above 0")
+        made = [way for way in _mender(model).ways if way.name in ways]
+        return _made(model, lambda images: torch.stack([way.masks(images) for way in made]).mean(0))
 
-    return _made(model, segment)
+    return method
 
 
 def _ours(model: Model) -> Method:
@@ -132,7 +129,8 @@ METHODS: dict[str, Callable[[Model], Method]] = {
     "rotation": _rotation,
     "dae": _dae,
     "paper": _paper,
-    "student": _student,
+    "student": _unguarded("student 1"),
+    "committee": _unguarded("none", "student 1", "student 2"),
     "ours": _ours,
 }
 

@@ -5,7 +5,7 @@
         weights.safetensors       the best weights so far, of every network
         checkpoint.safetensors    the latest state, optimizers included, to resume from
         calibration.json          how far masks can be trusted (`maskmend calibrate`)
-        student.safetensors       the segmentor's noisy student, made by the same call
+        students.safetensors      the segmentor's noisy students, made by the same call
         history.csv               losses and scores at every look at the validation patients
         run.json                  versions, hardware and how training ended
         tensorboard/              the same as curves

@@ -297,9 +297,11 @@ class AdaptationConfig:
     another promises enough; of the other fields only draws and precision count then."""
     draws: int = Field(default=5, ge=0)
     """Degraded copies of each validation image that "guarded" learns to predict Dice from."""
-    student_iterations: int = Field(default=400, ge=0)
-    """Updates of a noisy student, a copy of the segmentor that is shown degraded images when the
-    run is calibrated, and that "guarded" asks for a second opinion; 0 for none."""
+    students: int = Field(default=2, ge=0)
+    """Noisy students, copies of the segmentor that are shown degraded images when the run is
+    calibrated, and that "guarded" asks for other opinions."""
+    student_iterations: int = Field(default=400, gt=0)
+    """Updates of each student."""
     prior: Literal["discriminator", "entropy", "denoiser"] = "discriminator"
     """What judges the predicted masks. "denoiser" tunes on each volume apart, as Karani et al. do
     (see `maskmend.rivals.follow`), and counts steps and precision alone of the other fields."""

@@ -32,6 +32,10 @@ with warnings.catch_warnings():
 
 Images = Float[Tensor, "slice 1 height width"]
 
+_SQUEEZED = 4.0
+"""Times an image's range that no scanner's change makes of it. A strong gamma can leave half of the
+pixels nearly one grey value; standardised, others are then up to a hundred times as far away."""
+
 
 def degrade(
     images: Images,
@@ -62,7 +66,10 @@ def degrade_volume(
     preprocess: PreprocessConfig,
     rng: np.random.Generator,
 ) -> Images:
-    """Degrade the slices of a volume, all in the same way but for the noise; see `degrade`."""
+    """Degrade the slices of a volume, all in the same way but for the noise; see `degrade`.
+
+    A change that leaves hardly any contrast is not made.
+    """
     low, high = slices.min(), slices.max()
     if low == high:  # nothing to degrade
         return slices
@@ -72,7 +79,9 @@ def degrade_volume(
     chain.set_random_state(seed=int(rng.integers(2**32)))
     degraded = np.asarray(chain(unit), dtype=np.float32)
     standard = standardise(degraded, preprocess.clip_percentiles)
-    return slices if standard is None else torch.from_numpy(standard)[:, None]
+    if standard is None or np.abs(standard).max() > _SQUEEZED * float(slices.abs().max()):
+        return slices
+    return torch.from_numpy(standard)[:, None]
 
 
 @cache

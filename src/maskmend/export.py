@@ -28,9 +28,9 @@ from maskmend.checkpoint import (
 )
 from maskmend.config import Config
 from maskmend.errors import ConfigError
-from maskmend.guard.student import STUDENT
+from maskmend.guard.student import STUDENTS
 
-_KEPT = (CONFIG, WEIGHTS, RUN, CALIBRATION, STUDENT)
+_KEPT = (CONFIG, WEIGHTS, RUN, CALIBRATION, STUDENTS)
 """Files of a run that masks depend on."""
 
 

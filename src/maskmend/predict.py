@@ -23,8 +23,8 @@ from maskmend.guard.batch_norm import mixed_statistics
 from maskmend.guard.calibration import Calibration, read_calibration
 from maskmend.guard.corrections import corrections
 from maskmend.guard.mend import Mender
-from maskmend.guard.student import read_student
-from maskmend.guard.ways import neighbours, ways
+from maskmend.guard.student import read_students
+from maskmend.guard.ways import committees, neighbours, ways
 from maskmend.instance import Adapted
 from maskmend.passes import resolve_precision
 from maskmend.prediction import Prediction, Prepared, finish
@@ -52,7 +52,7 @@ class Model:
         digest: SHA-256 of the file that the weights come from.
         run: The folder that it was loaded from.
         calibration: What it knows of its own mistakes.
-        student: A noisy student of its segmentor (see `maskmend.guard.student`).
+        students: Noisy students of its segmentor (see `maskmend.guard.student`).
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Model:
         digest: str = "",
         run: Path | None = None,
         calibration: Calibration | None = None,
-        student: UNet | None = None,
+        students: Sequence[UNet] = (),
     ):
         self.config, self.networks, self.device = config, networks, device
         self.enough, self.digest, self.run = enough, digest, run
         self.calibration = calibration
-        self.student = student and student.to(device)
+        self.students = [student.to(device) for student in students]
         self._denoiser_prior: DenoiserPrior | None = None
         self._frozen: dict[torch.dtype, tuple[nn.Module, nn.Module]] = {}
         for module in networks.modules().values():
@@ -305,14 +305,15 @@ class Model:
             unfolded = mixed_statistics(frozen(segmentor, dtype, fold=False), _OWN)
             return in_precision(nn.Sequential(adaptor, unfolded))
 
-        segment, student = trained(self._folded(dtype)[0]), self.student
+        segment = trained(self._folded(dtype)[0])
         return Mender(
             ways=ways(
                 corrections(quantiles.to(self.device)),
                 segment,
                 mixed(self.networks.segmentor),
-                (trained(frozen(student, dtype)), mixed(student)) if student else None,
+                [(trained(frozen(one, dtype)), mixed(one)) for one in self.students],
             ),
+            committees=committees(len(self.students)),
             neighbours=neighbours(segment),
             plain=torch.no_grad()(lambda images: in_parts(exact)(images).softmax(1)),
             score=in_precision(self._discriminator_prior(dtype).realism),
@@ -371,5 +372,5 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
         digest_of(run / WEIGHTS),
         run.absolute(),
         read_calibration(run),
-        read_student(run, networks.segmentor),
+        read_students(run, networks.segmentor),
     )

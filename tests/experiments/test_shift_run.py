@@ -137,6 +137,6 @@ def test_hearts_are_drawn_once_and_are_the_data(monkeypatch, tmp_path):
     assert len(drawn) == 2
 
 
-def test_a_run_without_a_student_is_told_how_to_get_one(tmp_path):
-    with pytest.raises(RunError, match="has no student; calibrate it with student_iterations"):
-        method_of("student", SimpleNamespace(student=None, run=tmp_path))
+def test_a_run_without_students_is_told_how_to_get_them(tmp_path):
+    with pytest.raises(RunError, match="has no students; calibrate it with students"):
+        method_of("student", SimpleNamespace(students=[], run=tmp_path))

@@ -67,7 +67,7 @@ def mender_of(model, **settings):
 
 def told(model, *, prefers, caution, gate=1.0, steady=2.0):
     """The model with a calibration that promises 0.9 of one candidate and 0.5 of the others."""
-    masks = len(mender_of(model).ways) + 3  # steadied, blend, retouched
+    masks = len(mender_of(model).names)
 
     def promise(number, candidates, features):
         weights = np.zeros(features + 1)
@@ -259,7 +259,7 @@ def test_calibration_is_the_same_when_done_again(run, hearts):
 
 def test_every_mask_of_the_calibration_is_told(run, hearts):
     table = pd.read_csv(run / TRIALS)
-    masks = len(mender_of(load(run, "cpu")).ways) + 3
+    masks = len(mender_of(load(run, "cpu")).names)
     split = json.loads((run / SPLIT).read_text())
     assert set(table["patient"]) == set(split["validation"])
     assert len(table) == len(split["validation"]) * 2 * 2 * masks  # phases, draws

@@ -1,4 +1,4 @@
-"""The noisy student: what it learns, that its teacher stays, and how a run keeps it."""
+"""Noisy students: what they learn, that their teacher stays, and how a run keeps them."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from maskmend.data.split import random_split
 from maskmend.errors import RunError
 from maskmend.guard import student as student_module
 from maskmend.guard.calibrate import calibrate_run
-from maskmend.guard.student import STUDENT, Lessons, read_student, train_student, write_student
+from maskmend.guard.student import STUDENTS, Lessons, read_students, train_student, write_students
 from maskmend.predict import load
 from tests.tiny import tiny, write_run
 
@@ -42,9 +42,10 @@ def lessons():
     return Lessons(images=images, labels=labels, annotated=12)
 
 
-def taught(lessons, iterations=3, **changes):
-    config = dataclasses.replace(CONFIG_OF_RUN, **changes)
-    return train_student(teacher(), nn.Identity(), lessons, config, iterations=iterations)
+def taught(lessons, iterations=3, number=0, **changes):
+    adaptation = dataclasses.replace(CONFIG_OF_RUN.adaptation, student_iterations=iterations)
+    config = dataclasses.replace(CONFIG_OF_RUN, adaptation=adaptation, **changes)
+    return train_student(teacher(), nn.Identity(), lessons, config, number=number)
 
 
 def test_it_finds_what_it_was_taught(lessons):
@@ -59,7 +60,7 @@ def test_it_finds_what_it_was_taught(lessons):
 def test_the_teacher_stays_and_the_student_is_frozen(lessons):
     segmentor = teacher()
     before = {name: tensor.clone() for name, tensor in segmentor.state_dict().items()}
-    student = train_student(segmentor, nn.Identity(), lessons, CONFIG_OF_RUN, iterations=3)
+    student = train_student(segmentor, nn.Identity(), lessons, CONFIG_OF_RUN)
     for name, tensor in segmentor.state_dict().items():
         assert torch.equal(tensor, before[name])
     changed = [n for n, t in student.state_dict().items() if not torch.equal(t, before[n])]
@@ -68,8 +69,9 @@ def test_the_teacher_stays_and_the_student_is_frozen(lessons):
     assert not any(p.requires_grad for p in student.parameters())
 
 
-def test_the_seed_decides(lessons):
-    one, same, other = taught(lessons), taught(lessons), taught(lessons, seed=1)
+@pytest.mark.parametrize("change", [{"seed": 1}, {"number": 1}])
+def test_seed_and_number_decide(lessons, change):
+    one, same, other = taught(lessons), taught(lessons), taught(lessons, **change)
     assert torch.equal(one.head.weight, same.head.weight)
     assert not torch.equal(one.head.weight, other.head.weight)
 
@@ -110,25 +112,26 @@ def test_half_a_batch_has_peoples_masks(lessons, monkeypatch):
     assert 0 < by_people[:, 4:].float().mean() < 1
 
 
-def test_a_run_keeps_it(lessons, tmp_path):
-    student = taught(lessons)
-    assert read_student(tmp_path, teacher()) is None
-    write_student(tmp_path, student)
-    kept = read_student(tmp_path, teacher())
-    for name, tensor in student.state_dict().items():
-        assert torch.equal(kept.state_dict()[name], tensor)
+def test_a_run_keeps_them(lessons, tmp_path):
+    students = [taught(lessons, number=number) for number in range(3)]
+    assert not read_students(tmp_path, teacher())
+    write_students(tmp_path, students)
+    for student, kept in zip(students, read_students(tmp_path, teacher()), strict=True):
+        assert not kept.training
+        for name, tensor in student.state_dict().items():
+            assert torch.equal(kept.state_dict()[name], tensor)
 
 
-def test_another_segmentors_student_is_named(lessons, tmp_path):
-    write_student(tmp_path, taught(lessons))
+def test_students_of_another_segmentor_are_named(lessons, tmp_path):
+    write_students(tmp_path, [taught(lessons)])
     other = teacher(tiny(segmentor={"width": 6}))
-    with pytest.raises(RunError, match=rf"{STUDENT}: is of another segmentor; remove it"):
-        read_student(tmp_path, other)
+    with pytest.raises(RunError, match=rf"{STUDENTS}: is of another segmentor; remove it"):
+        read_students(tmp_path, other)
 
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    """Data, and a run that was calibrated with a student."""
+    """Data, and a run that was calibrated with two students."""
     root = tmp_path_factory.mktemp("student")
     write_cohort(root / "hearts", patients=10, seed=0, size=32, spacing_mm=9.5)
     (root / "run").mkdir()
@@ -140,34 +143,43 @@ def calibrated(tmp_path_factory):
     return root / "hearts", run
 
 
-def test_a_calibrated_run_asks_it_for_its_opinion(calibrated):
+def test_a_calibrated_run_asks_them_for_their_opinions(calibrated):
     hearts, run = calibrated
     model = load(run, "cpu")
     calibration = model.calibration
     mender = model.mender(calibration.quantiles, calibration.realistic, model.settings())
     names = [way.name for way in mender.ways]
-    assert names[-3:] == ["student", "student + own statistics", "student and segmentor"]
+    assert names[-4:] == [
+        "student 1", "student 1 + own statistics", "student 2", "student 2 + own statistics"
+    ]  # fmt: skip
     slices = model.prepare(min((hearts / "images").iterdir())).slices
-    alone, own, both = (way.masks(slices) for way in mender.ways[-3:])
-    logits = model.student(model.networks.adaptor(slices))
-    torch.testing.assert_close(alone, logits.softmax(1), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(both, (alone + mender.ways[0].masks(slices)) / 2)
-    assert (own - alone).abs().max() > 1e-3
+    candidates = mender.candidates(slices)
+    assert [one.name for one in candidates[:-1]] == list(mender.names[:-2])
+    masks = {one.name: one.masks for one in candidates}
+    one = masks["student 1"]
+    logits = model.students[0](model.networks.adaptor(slices))
+    torch.testing.assert_close(one, logits.softmax(1), atol=1e-5, rtol=1e-4)
+    assert (masks["student 1 + own statistics"] - one).abs().max() > 1e-3
+    assert (masks["student 2"] - one).abs().max() > 1e-4
+    for own in ("", " + own statistics"):
+        members = [masks[f"{name}{own}"] for name in ("none", "student 1", "student 2")]
+        torch.testing.assert_close(masks[f"committee{own}"], torch.stack(members).mean(0))
+    assert mender.ways[0] in [one.way for one in candidates if one.name == "committee"]
 
 
-def test_without_iterations_there_is_none(calibrated):
+def test_a_run_may_have_none(calibrated):
     hearts, run = calibrated
-    saved = (run / CALIBRATION).read_bytes(), (run / STUDENT).read_bytes()
-    config = tiny(adaptation={"method": "guarded", "student_iterations": 0})
+    saved = (run / CALIBRATION).read_bytes(), (run / STUDENTS).read_bytes()
+    config = tiny(adaptation={"method": "guarded", "students": 0})
     (run / CONFIG).write_text(to_yaml(config))
     try:
         calibrate_run(run, hearts, draws=0, device="cpu", console=QUIET)
-        assert not (run / STUDENT).exists()
+        assert not (run / STUDENTS).exists()
         model = load(run, "cpu")
-        assert model.student is None
+        assert not model.students
         assert model.calibration is not None
         assert model.predict(min((hearts / "images").iterdir())).decision
     finally:
         (run / CONFIG).write_text(to_yaml(CONFIG_OF_RUN))
         (run / CALIBRATION).write_bytes(saved[0])
-        (run / STUDENT).write_bytes(saved[1])
+        (run / STUDENTS).write_bytes(saved[1])

@@ -25,7 +25,7 @@ from maskmend.guard.calibration import Calibration, Trial, as_table, calibrate, 
 from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import agreements
-from maskmend.guard.student import STUDENT, Lessons, train_student, write_student
+from maskmend.guard.student import STUDENTS, Lessons, train_student, write_students
 from maskmend.predict import Model, load
 from maskmend.prediction import Prepared
 from maskmend.progress import progress_bar
@@ -38,7 +38,7 @@ def calibrate_run(
 ) -> Calibration:
     """Fit predicted Dice on a run's validation patients, plain and degraded; kept in the run.
 
-    First the segmentor teaches a noisy student what it knows of the training patients; see
+    First the segmentor teaches noisy students what it knows of the training patients; see
     `student`.
 
     Beside calibration.json, trials.csv tells of every mask that was made: its Dice, and what was
@@ -71,22 +71,27 @@ def calibrate_run(
     annotated, validation = of("train_annotated"), of("validation")
     # A patient may be in both uses, where there are few.
     taught = [case for case in of("train_unpaired_images") if case not in annotated]
-    iterations = model.config.adaptation.student_iterations
-    total = len(annotated) + len(taught) + iterations + len(validation) * (1 + draws)
+    students = model.config.adaptation.students
+    lessons = students * model.config.adaptation.student_iterations
+    total = len(annotated) + len(taught) + lessons + len(validation) * (1 + draws)
     with progress_bar(console, "calibrating", total) as advance:
-        images, labels = _training(model, annotated, taught, advance, labelled=iterations > 0)
+        images, labels = _training(model, annotated, taught, advance, labelled=students > 0)
         mean = torch.stack([quantiles(one) for one in images]).mean(0)
-        model.student = None
-        if iterations:
-            by_people = sum(len(one) for one in labels[: len(annotated)])
-            model.student = train_student(
+        model.students = [
+            train_student(
                 model.networks.segmentor,
                 model.networks.adaptor,
-                Lessons(images=torch.cat(images), labels=torch.cat(labels), annotated=by_people),
+                Lessons(
+                    images=torch.cat(images),
+                    labels=torch.cat(labels),
+                    annotated=sum(len(one) for one in labels[: len(annotated)]),
+                ),
                 model.config,
-                iterations=iterations,
+                number=number,
                 advance=advance,
             )
+            for number in range(students)
+        ]
         degraded: list[_Degraded] = []
         for number, case in enumerate(validation):
             rng = np.random.default_rng([model.config.seed, number])
@@ -99,14 +104,12 @@ def calibrate_run(
             trials.append(one.trial(mender))
             advance()
     calibration = calibrate(trials, mean, realistic)
-    plain, *others = (way.name for way in mender.ways)
-    names = [plain, "steadied", *others, "blend", "retouched"]
-    write_atomically(run / TRIALS, as_table(trials, names).to_csv(index=False))
-    (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other student
-    if model.student:
-        write_student(run, model.student)
+    write_atomically(run / TRIALS, as_table(trials, mender.names).to_csv(index=False))
+    (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
+    if model.students:
+        write_students(run, model.students)
     else:
-        (run / STUDENT).unlink(missing_ok=True)
+        (run / STUDENTS).unlink(missing_ok=True)
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     return calibration
 

@@ -13,7 +13,7 @@ Axes: slice, channel or class, height, width; the slices of one volume.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class Candidate:
     look: Look
     """What was measured of them."""
     way: Way
-    """How, or the best of those that were blended."""
+    """How, or the first of those that were averaged."""
     tuned: Retouched | None = None
     """The retouch, if it comes of one."""
 
@@ -52,6 +52,8 @@ class Mender:
 
     ways: Sequence[Way]
     """Plain inference first; in the hardware's precision."""
+    committees: Mapping[str, Sequence[str]]
+    """Names of ways whose masks are averaged to one more, by its name."""
     neighbours: Sequence[Way]
     """The mean with these is steadier than plain inference alone."""
     plain: Callable[[Images], Masks]
@@ -63,23 +65,33 @@ class Mender:
     classes: int
     """Of the masks, the background included."""
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the masks, in their order; a blend and its retouch, in short."""
+        plain, *others = (way.name for way in self.ways)
+        return [plain, "steadied", *others, *self.committees, "blend", "retouched"]
+
     def candidates(self, images: Images) -> list[Candidate]:
-        """The plain mask, steadied; the mask of every other way; the blend.
+        """The plain mask, steadied; the mask of every other way and of committees; the blend.
 
         Args:
             images: All slices of the volume.
         """
         made = [self._candidate(way.name, way.masks(images), images, way=way) for way in self.ways]
+        by_name = {one.name: one for one in made}
         agreed = agreements([one.look.labels for one in made], self.classes).mean(1)
-        best = np.argsort(-agreed, kind="stable")[:_BLENDED]
-        first = self.ways[best[0]]
-        blend = torch.stack([made[number].masks for number in best]).mean(0)
+        best = [made[number] for number in np.argsort(-agreed, kind="stable")[:_BLENDED]]
+        committees = [
+            self._together(name, [by_name[member] for member in members], images)
+            for name, members in self.committees.items()
+        ]
         plain, *others = made
         return [
             plain,
             self._candidate("steadied", self._steady(plain.masks, images), images, way=plain.way),
             *others,
-            self._candidate(f"a blend with {first.name}", blend, images, way=first),
+            *committees,
+            self._together(f"a blend with {best[0].name}", best, images),
         ]
 
     def retouched(
@@ -99,7 +111,7 @@ class Mender:
 
     def describe(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "mask feature"]:
         """The figures that Dice is predicted from; of `candidates`, and of a retouched one."""
-        company = len(self.ways) + 2
+        company = len(self.names) - 1
         return describe([one.look for one in candidates], self.classes, company)
 
     def mend(
@@ -144,6 +156,10 @@ class Mender:
         specks = (labels != largest_pieces(labels)).to(masks.device)
         nothing = one_hot(torch.zeros_like(labels), self.classes).to(masks)
         return torch.where(specks[:, None], nothing, masks)
+
+    def _together(self, name: str, members: Sequence[Candidate], images: Images) -> Candidate:
+        masks = torch.stack([one.masks for one in members]).mean(0)
+        return self._candidate(name, masks, images, way=members[0].way)
 
     def _candidate(
         self, name: str, masks: Masks, images: Images, *, way: Way, tuned: Retouched | None = None

@@ -1,16 +1,18 @@
-"""A noisy student: a copy of the segmentor that was shown degraded images.
+"""Noisy students: copies of the segmentor that were shown degraded images.
 
 Xie et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020: the
-segmentor teaches what it makes of images as they are, and its copy has to say the same of them when
-they are degraded; people's masks are taken where there are any. The segmentor stays as it is. The
-guard asks the student for a second opinion, and may follow it where the image is unlike those
-that the segmentor was trained on.
+segmentor teaches what it makes of images as they are, and its copies have to say the same of them
+when they are degraded; people's masks are taken where there are any. The segmentor stays as it is.
+The guard asks the students for other opinions, and may follow them where the image is unlike those
+that the segmentor was trained on. Several students, who differ by the degradations that they saw,
+err apart where all are unsure (Lakshminarayanan et al., "Simple and scalable predictive uncertainty
+estimation using deep ensembles", NeurIPS 2017): their mean is better, their disagreement tells.
 
 Axes: slice, channel or class, height, width.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from maskmend.errors import RunError
 from maskmend.losses import soft_dice, supervised_loss
 from maskmend.segmentor import UNet
 
-STUDENT = "student.safetensors"
+STUDENTS = "students.safetensors"
 BATCH = 8
 _DEGRADED = DegradationConfig(probability=0.8)
 _LEARNING_RATE = 5e-4
@@ -53,29 +55,33 @@ def train_student(
     lessons: Lessons,
     config: Config,
     *,
-    iterations: int,
+    number: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> UNet:
     """Tune a copy of the segmentor on degraded images, half of a batch annotated.
+
+    There are `adaptation.student_iterations` updates (Adam, a step size that falls to zero along a
+    half cosine).
 
     Args:
         segmentor: The teacher; stays as it is, and tells the device.
         adaptor: What stands in front of both, not tuned.
         lessons: What is learnt.
         config: Of the run: seed, augmentation, how slices are standardised, precision.
-        iterations: Updates (Adam, a step size that falls to zero along a half cosine).
-        advance: Called after each.
+        number: Which student; each draws other batches.
+        advance: Called after each update.
 
     Returns:
         The student, frozen.
     """
+    iterations = config.adaptation.student_iterations
     device = next(segmentor.parameters()).device
     student = copy.deepcopy(segmentor).train().requires_grad_(True)
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(student.parameters(), _LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     mixed = config.training.precision == "bf16-mixed"
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng([config.seed, number])
     for _ in range(iterations):
         images, labels = _draw(lessons, config, rng)
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
@@ -93,32 +99,33 @@ def train_student(
     return student.eval().requires_grad_(False)
 
 
-def write_student(run: Path, student: UNet) -> None:
-    """Keep it in its run folder."""
-    write_tensors(run / STUDENT, student.state_dict())
+def write_students(run: Path, students: Sequence[UNet]) -> None:
+    """Keep them in their run folder."""
+    write_tensors(run / STUDENTS, nn.ModuleList(students).state_dict())
 
 
-def read_student(run: Path, segmentor: UNet) -> UNet | None:
-    """A run's student, frozen, if it has one.
+def read_students(run: Path, segmentor: UNet) -> Sequence[UNet]:
+    """A run's students, frozen; none if it has none.
 
     Args:
         run: Run folder.
-        segmentor: Its teacher, whose shape it has.
+        segmentor: Their teacher, whose shape they have.
 
     Raises:
         RunError: The file is damaged or of another network.
     """
-    if not (run / STUDENT).exists():
-        return None
-    tensors, _ = read_tensors(run / STUDENT)
-    student = copy.deepcopy(segmentor)
+    if not (run / STUDENTS).exists():
+        return ()
+    tensors, _ = read_tensors(run / STUDENTS)
+    count = len({name.partition(".")[0] for name in tensors})
+    students = nn.ModuleList(copy.deepcopy(segmentor) for _ in range(count))
     try:
-        student.load_state_dict(tensors)
+        students.load_state_dict(tensors)
     except RuntimeError as error:
         raise RunError(
-            f"{run / STUDENT}: is of another segmentor; remove it and calibrate the run again"
+            f"{run / STUDENTS}: is of another segmentor; remove it and calibrate the run again"
         ) from error
-    return student.eval().requires_grad_(False)
+    return [*students.eval().requires_grad_(False)]
 
 
 def _draw(lessons: Lessons, config: Config, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,8 @@ class Way:
         return self.segment(images)
 
 
+_OWN = " + own statistics"
+_PLAIN = ("none", f"none{_OWN}")
 VIEWS: Mapping[str, View] = {
     "turned": View(degrees=20),
     "turned back": View(degrees=-20),
@@ -65,7 +67,7 @@ def ways(
     corrections: Mapping[str, Correction],
     trained: Segment,
     mixed: Segment,
-    student: tuple[Segment, Segment] | None = None,
+    students: Sequence[tuple[Segment, Segment]] = (),
 ) -> Sequence[Way]:
     """Plain inference and views of the image; and with mixed statistics, corrections as well.
 
@@ -74,38 +76,33 @@ def ways(
         trained: The segmentor as it was trained.
         mixed: The segmentor with statistics that are in part the image's own: so many shifts are
             undone by these that whatever else is done to the image goes with them.
-        student: A noisy student of the segmentor, as it was trained and with mixed statistics.
+        students: Noisy students of the segmentor, each as it was trained and with mixed statistics.
     """
     straight = [("none", corrections["none"], View())]
     corrected = [(name, correct, View()) for name, correct in corrections.items()]
     seen = [(name, corrections["none"], view) for name, view in VIEWS.items()]
-    own = " + own statistics"
     made = [
         Way(name=name + statistics, correction=correct, view=view, segmentor=segmentor)
         for statistics, segmentor, some in (
             ("", trained, [*straight, *seen]),
-            (own, mixed, [*corrected, *seen]),
+            (_OWN, mixed, [*corrected, *seen]),
         )
         for name, correct, view in some
     ]
-    if student is None:
-        return made
-    opinions = {
-        "student": student[0],
-        f"student{own}": student[1],
-        "student and segmentor": _together(trained, student[0]),
-    }
     return made + [
         Way(name=name, correction=corrections["none"], view=View(), segmentor=segmentor)
-        for name, segmentor in opinions.items()
+        for number, opinions in enumerate(students, 1)
+        for name, segmentor in zip(_student(number), opinions, strict=True)
     ]
 
 
-def _together(*networks: Segment) -> Segment:
-    """Logits of the mean of their probabilities."""
+def committees(students: int) -> Mapping[str, Sequence[str]]:
+    """Whose masks are averaged, by name: the segmentor and its students; names of `ways`."""
+    if not students:
+        return {}
+    everybody = zip(_PLAIN, *(_student(number) for number in range(1, students + 1)), strict=True)
+    return dict(zip(("committee", f"committee{_OWN}"), everybody, strict=True))
 
-    def segment(images: Images) -> Tensor:
-        masks = torch.stack([network(images).float().softmax(1) for network in networks])
-        return masks.mean(0).clamp(min=1e-12).log()
 
-    return segment
+def _student(number: int) -> tuple[str, str]:
+    return f"student {number}", f"student {number}{_OWN}"
