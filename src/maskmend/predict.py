@@ -153,7 +153,8 @@ class Model:
             Number of a patient, from 0, and what adaptation made of its instances, for `finish`.
 
         Raises:
-            ConfigError: The method is guarded, and the run has no calibration.
+            ConfigError: The method is guarded, and the run has no calibration, or one of other
+                masks.
             RunError: The prior is a denoiser, and the run has none.
         """
         if settings.method == "guarded" and settings.steps != 0:
@@ -198,6 +199,11 @@ class Model:
                 " choose --method paper"
             )
         mender = self.mender(self.calibration.quantiles, self.calibration.realistic, settings)
+        if mender.figures != len(self.calibration.quality.centre):
+            raise ConfigError(
+                f"method: {self.run or 'the run'} was calibrated with other masks than this version"
+                " makes; maskmend calibrate it again, or choose --method paper"
+            )
         carried = None
         for number, prepared in enumerate(patients):
             made = []

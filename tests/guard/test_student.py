@@ -13,7 +13,7 @@ from maskmend.checkpoint import CALIBRATION, CONFIG, SPLIT, quiet_generator
 from maskmend.config import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.split import random_split
-from maskmend.errors import RunError
+from maskmend.errors import ConfigError, RunError
 from maskmend.guard import student as student_module
 from maskmend.guard.calibrate import calibrate_run
 from maskmend.guard.student import STUDENTS, Lessons, read_students, train_student, write_students
@@ -165,6 +165,14 @@ def test_a_calibrated_run_asks_them_for_their_opinions(calibrated):
         members = [masks[f"{name}{own}"] for name in ("none", "student 1", "student 2")]
         torch.testing.assert_close(masks[f"committee{own}"], torch.stack(members).mean(0))
     assert mender.ways[0] in [one.way for one in candidates if one.name == "committee"]
+
+
+def test_a_calibration_with_other_students_is_named(calibrated):
+    hearts, run = calibrated
+    model = load(run, "cpu")
+    model.students = model.students[:1]
+    with pytest.raises(ConfigError, match=f"{run} was calibrated with other masks .* calibrate it"):
+        model.predict(min((hearts / "images").iterdir()))
 
 
 def test_a_run_may_have_none(calibrated):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from maskmend.components import largest_pieces, one_hot
 from maskmend.guard.calibration import PLAIN, STEADIED, Calibration
-from maskmend.guard.quality import Judged, Look, agreements, describe, look
+from maskmend.guard.quality import Judged, Look, agreements, describe, figures, look
 from maskmend.guard.retouch import Aim, Retouched, retouch
 from maskmend.guard.ways import Images, Masks, Way
 from maskmend.instance import Adapted
@@ -108,6 +108,11 @@ class Mender:
         tuned = retouch(blend.way, images, aim, carried=carried)
         way = tuned.way
         return self._candidate(way.name, way.masks(images), images, way=way, tuned=tuned)
+
+    @property
+    def figures(self) -> int:
+        """How many there are of each mask; see `describe`."""
+        return figures(self.classes, len(self.names) - 1)
 
     def describe(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "mask feature"]:
         """The figures that Dice is predicted from; of `candidates`, and of a retouched one."""

@@ -100,6 +100,12 @@ def describe(
     return np.column_stack([own, own - own[0], which])
 
 
+def figures(classes: int, company: int) -> int:
+    """How many features `describe` makes of a mask."""
+    own = len(ALONE) + classes - 1 + len(IN_COMPANY)
+    return 2 * own + company + 1
+
+
 def agreements(masks: Sequence[Labels], classes: int) -> Float[np.ndarray, "mask mask"]:
     """Dice between any two masks, the mean over structures; two that are both empty agree."""
     total = np.zeros((len(masks), len(masks)))
