@@ -9,13 +9,17 @@ import torch
 from maskmend.checkpoint import CALIBRATION
 from maskmend.errors import InputError, RunError
 from maskmend.guard.calibration import (
+    FEW,
+    HARM,
     NEVER,
     PLAIN,
     STEADIED,
     Guard,
     Trial,
+    best_guard,
     calibrate,
     fit,
+    judged_by_others,
     read_calibration,
 )
 from maskmend.guard.quality import Judged
@@ -104,6 +108,41 @@ def test_what_is_good_enough_is_steadied_where_nothing_else_is_taken():
     assert Guard(gate=0.7, steady=0.71, caution=0.0).choose(one) == PLAIN
     assert Guard(gate=1, steady=0.7, caution=0.0).choose(one) == 2
     assert Guard(gate=1, steady=0.7, caution=9.0).choose(one) == STEADIED
+
+
+def test_the_committee_is_asked_before_steadying_whatever_the_gate_says():
+    one = judged([0.7, 0.7, 0.9, 0.75], [0, 0.01, 0.1, 0.01])
+    rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "committee": 3}
+    assert Guard(**rule, trust=4.0).choose(one) == 3
+    assert Guard(**rule, trust=6.0).choose(one) == STEADIED
+    assert Guard(**rule | {"gate": 1, "caution": 1.0}, trust=4.0).choose(one) == 2
+
+
+def test_a_committee_that_seldom_harms_is_trusted_more_than_others():
+    """Another mask is as promising as the committee, and a gamble."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(100):
+        plain = rng.uniform(0.4, 0.8)
+        dice = plain + np.array([0, 0, rng.choice([-0.3, 0.4]), 0.05 + 0.01 * rng.normal()])
+        features = np.column_stack([plain + np.array([0, 0, 0.05, 0.05]), [0, 0, 1, 1]])
+        made.append(Trial(f"patient{number}", features, dice))
+    found = calibrate(made, torch.zeros(3), 0.5, committee=3)
+    assert np.mean([choose(found, one) == 3 for one in made]) > 0.9
+    alone = calibrated(made)
+    assert all(choose(alone, one) in (PLAIN, STEADIED) for one in made)
+
+
+@pytest.mark.parametrize("committee", [None, 2])
+def test_the_guard_that_is_found_keeps_to_the_limits(committee):
+    made = trials(odd=0.1)
+    told = judged_by_others(made)
+    guard = best_guard(made, told, committee)
+    taken = [guard.choose(one) for one in told]
+    gains = np.array([one.dice[n] - one.dice[0] for n, one in zip(taken, made, strict=True)])
+    assert gains.mean() > 0.02
+    assert np.mean(gains < -HARM) <= FEW
+    assert gains.min() >= -0.03
 
 
 def test_masks_that_steadying_harms_are_spared():

@@ -103,7 +103,7 @@ def calibrate_run(
         for one in degraded:
             trials.append(one.trial(mender))
             advance()
-    calibration = calibrate(trials, mean, realistic)
+    calibration = calibrate(trials, mean, realistic, mender.committee)
     write_atomically(run / TRIALS, as_table(trials, mender.names).to_csv(index=False))
     (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
     if model.students:

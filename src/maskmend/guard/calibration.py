@@ -25,12 +25,14 @@ HARM = 0.01
 """Loss of Dice that counts as harm."""
 FEW = 0.02
 """Share of the validation images that may be harmed."""
-_NEARLY = 0.8
+_NEARLY = 0.9
 PLAIN, STEADIED = 0, 1
 """Where these stand among the masks of a volume."""
-_GATES = np.linspace(0.4, 1, 25)
-_CAUTIONS = np.linspace(0, 15, 61)
 _NEVER = 2.0  # no predicted Dice is as high
+_GATES = np.linspace(0.4, 1, 25)
+_CAUTIONS = np.linspace(0, 15, 31)
+_TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0)
+_STEADIES = (*np.linspace(0.4, 1, 13), _NEVER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,11 @@ class Guard:
     """And that from which it is steadied, where no other way is taken."""
     caution: float
     """Standard errors of its prediction that the gain of another mask must be."""
+    committee: int | None = None
+    """Place of the committee's mask among those of a volume, if there is one."""
+    trust: float = 0.0
+    """And the standard errors that its gain must be, whatever the gate says. The mean of several
+    networks seldom harms, so it may need less."""
 
     def choose(self, judged: Judged) -> int:
         """The mask of the highest predicted Dice among those that promise enough.
@@ -51,13 +58,16 @@ class Guard:
             judged: What is expected of each, the plain one and the steadied one first.
 
         Returns:
-            Its number. If none does, or the plain mask is good enough, that of the steadied or of
-            the plain one.
+            Its number. If none does, or the plain mask is good enough, that of the committee, the
+            steadied or the plain one.
         """
-        plain = judged.dice[PLAIN]
-        enough = judged.dice - plain > self.caution * judged.doubt
+        plain, promised = judged.dice[PLAIN], judged.dice - judged.dice[PLAIN]
+        enough = promised > self.caution * judged.doubt
         if plain < self.gate and enough.any():
             return int(np.where(enough, judged.dice, -1).argmax())
+        place = self.committee
+        if place is not None and promised[place] > self.trust * judged.doubt[place]:
+            return place
         return STEADIED if plain >= self.steady else PLAIN
 
 
@@ -150,6 +160,7 @@ def calibrate(
     trials: Sequence[Trial],
     quantiles: Float[Tensor, " quantile"],
     realistic: float,
+    committee: int | None = None,
 ) -> Calibration:
     """Fit predicted Dice to trials, and find a guard that gained much in them without harm.
 
@@ -160,6 +171,7 @@ def calibrate(
         trials: Of all candidates.
         quantiles: Mean quantiles of the training images.
         realistic: The discriminator's mean score of true masks.
+        committee: Place of the committee's mask, if there is one.
 
     Raises:
         InputError: There are fewer than two patients.
@@ -170,7 +182,7 @@ def calibrate(
         quantiles=quantiles,
         realistic=realistic,
         quality=fit(trials),
-        guard=_best_guard(trials, judged),
+        guard=best_guard(trials, judged, committee),
         correlation=_correlation(*plain),
     )
 
@@ -210,27 +222,50 @@ def check_enough(patients: Collection[str]) -> None:
         )
 
 
-def _best_guard(trials: Sequence[Trial], judged: Sequence[Judged]) -> Guard:
+def best_guard(
+    trials: Sequence[Trial], judged: Sequence[Judged], committee: int | None = None
+) -> Guard:
     """The most cautious that gains nearly as much as any with which few masks are harmed.
 
     A new scanner shows what no validation image did; caution is what covers it.
+
+    Args:
+        trials: Of all candidates.
+        judged: What was predicted of each trial's masks, without its patient.
+        committee: Place of the committee's mask, if there is one.
     """
-    gains = [one.dice - one.dice[PLAIN] for one in trials]
-    plain = np.array([one.dice[PLAIN] for one in judged])
-    steadied = np.array([gain[STEADIED] for gain in gains])
+    gains = np.array([one.dice - one.dice[PLAIN] for one in trials])
+    predicted = np.array([one.dice for one in judged])
+    doubt = np.array([one.doubt for one in judged])
+    rows, plain = np.arange(len(trials)), predicted[:, PLAIN]
+    promised = predicted - plain[:, None]
     harmless: list[tuple[float, Guard]] = [(0.0, NEVER)]
     for gate, caution in itertools.product(_GATES, _CAUTIONS):
-        bare = Guard(gate=float(gate), steady=_NEVER, caution=float(caution))
-        taken = np.array([bare.choose(one) for one in judged])
-        mended = np.array([gain[number] for gain, number in zip(gains, taken, strict=True)])
-        for steady in (*_GATES, _NEVER):
-            also = (taken == PLAIN) & (plain >= steady)
-            gain = np.where(also, steadied, mended)
-            if np.count_nonzero(gain < -HARM) <= FEW * len(trials) and gain.min() >= -3 * HARM:
-                guard = dataclasses.replace(bare, steady=float(steady))
-                harmless.append((float(gain.mean()), guard))
-    enough = _NEARLY * max(gain for gain, _ in harmless)
-    near = [(guard.caution, gain, guard) for gain, guard in harmless if gain >= enough]
+        # As `Guard.choose` does, but for all trials at once.
+        enough = promised > caution * doubt
+        mended = (plain < gate) & enough.any(1)
+        best = np.where(enough, predicted, -1).argmax(1)
+        for trust in _TRUSTS if committee is not None else (0.0,):
+            asked = ~mended
+            if committee is not None:
+                asked &= promised[:, committee] > trust * doubt[:, committee]
+            for steady in _STEADIES:
+                taken = np.where(plain >= steady, STEADIED, PLAIN)
+                if committee is not None:
+                    taken[asked] = committee
+                taken[mended] = best[mended]
+                gain = gains[rows, taken]
+                if np.count_nonzero(gain < -HARM) <= FEW * len(trials) and gain.min() >= -3 * HARM:
+                    guard = Guard(
+                        gate=float(gate),
+                        steady=float(steady),
+                        caution=float(caution),
+                        committee=committee,
+                        trust=trust,
+                    )
+                    harmless.append((float(gain.mean()), guard))
+    enough_gain = _NEARLY * max(gain for gain, _ in harmless)
+    near = [(guard.caution, gain, guard) for gain, guard in harmless if gain >= enough_gain]
     return max(near, key=lambda one: one[:2])[-1]
 
 

@@ -71,6 +71,12 @@ class Mender:
         plain, *others = (way.name for way in self.ways)
         return [plain, "steadied", *others, *self.committees, "blend", "retouched"]
 
+    @property
+    def committee(self) -> int | None:
+        """Place of the first committee's mask, if there is one."""
+        first = next(iter(self.committees), None)
+        return None if first is None else self.names.index(first)
+
     def candidates(self, images: Images) -> list[Candidate]:
         """The plain mask, steadied; the mask of every other way and of committees; the blend.
 
