@@ -149,17 +149,19 @@ def _by_method(rows: pd.DataFrame) -> str:
 
 
 def _in_all(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
-    """Over all simulated shifts: mean gain, and the share of volumes that are harmed."""
+    """Over all simulated shifts: mean gain, the share of volumes that are harmed, the worst."""
     shifted = rows[rows["severity"] > 0]
     volumes = shifted.groupby("method")["gain"]
     everywhere = volumes.size()[lambda sizes: sizes == sizes["none"]].index
-    means, harmed = volumes.mean(), volumes.agg(lambda gains: np.mean(gains < -1))
+    means, worst = volumes.mean(), volumes.min()
+    harmed = volumes.agg(lambda gains: np.mean(gains < -1))
     before = 100 * shifted.loc[shifted["method"] == "none", "dice"].mean()
     return [
         _line(name, first, *(text(m) if m in everywhere else "" for m in methods))
         for name, first, text in (
             ("all simulated", f"{before:.1f}", lambda m: f"{means[m]:+.1f}"),
             ("harmed of these", "", lambda m: f"{100 * harmed[m]:.1f}%"),
+            ("worst of these", "", lambda m: f"{worst[m]:+.1f}"),
         )
     ]
 
