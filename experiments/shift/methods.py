@@ -101,13 +101,15 @@ def _rotation(model: Model) -> Method:
     return _made(model, segment)
 
 
-def _unguarded(*ways: str) -> Callable[[Model], Method]:
-    """The mean of some of the guard's ways: what the guard adds to it is ours less this."""
+def _unguarded(name: str) -> Callable[[Model], Method]:
+    """One of the guard's ways or committees: what the guard adds to it is ours less this."""
 
     def method(model: Model) -> Method:
         if not model.students:
             raise RunError(f"{model.run}: has no students; calibrate it with students above 0")
-        made = [way for way in _mender(model).ways if way.name in ways]
+        mender = _mender(model)
+        members = mender.committees.get(name, (name,))
+        made = [way for way in mender.ways if way.name in members]
         return _made(model, lambda images: torch.stack([way.masks(images) for way in made]).mean(0))
 
     return method
@@ -130,7 +132,7 @@ METHODS: dict[str, Callable[[Model], Method]] = {
     "dae": _dae,
     "paper": _paper,
     "student": _unguarded("student 1"),
-    "committee": _unguarded("none", "student 1", "student 2"),
+    "committee": _unguarded("committee"),
     "ours": _ours,
 }
 

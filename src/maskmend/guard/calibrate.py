@@ -77,21 +77,21 @@ def calibrate_run(
     with progress_bar(console, "calibrating", total) as advance:
         images, labels = _training(model, annotated, taught, advance, labelled=students > 0)
         mean = torch.stack([quantiles(one) for one in images]).mean(0)
-        model.students = [
-            train_student(
-                model.networks.segmentor,
-                model.networks.adaptor,
-                Lessons(
-                    images=torch.cat(images),
-                    labels=torch.cat(labels),
-                    annotated=sum(len(one) for one in labels[: len(annotated)]),
-                ),
-                model.config,
-                number=number,
-                advance=advance,
-            )
-            for number in range(students)
-        ]
+        model.students = []
+        if students:
+            by_people = sum(len(one) for one in labels[: len(annotated)])
+            shown = Lessons(images=torch.cat(images), labels=torch.cat(labels), annotated=by_people)
+            model.students = [
+                train_student(
+                    model.networks.segmentor,
+                    model.networks.adaptor,
+                    shown,
+                    model.config,
+                    number=number,
+                    advance=advance,
+                )
+                for number in range(students)
+            ]
         degraded: list[_Degraded] = []
         for number, case in enumerate(validation):
             rng = np.random.default_rng([model.config.seed, number])
