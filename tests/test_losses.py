@@ -45,6 +45,16 @@ def test_equation_1_in_half_precision_stays_in_32_bits():
     assert loss.dtype == torch.float32
 
 
+def test_soft_dice_beside_equation_1():
+    logits = torch.tensor([0.2, 0.8]).log()[None, :, None, None].repeat(1, 1, 1, 2)
+    labels, equal = torch.tensor([[[0, 1]]]), torch.ones(2)
+    alone = supervised_loss(logits, labels, equal)
+    # Foreground: 0.8 of one pixel is shared; 1.6 and 1 are the sizes.
+    dice = 2 * 0.8 / 2.6
+    both = supervised_loss(logits, labels, equal, dice=0.5)
+    assert both.item() == pytest.approx(alone.item() + 0.5 * (1 - dice))
+
+
 def test_equation_2_by_hand():
     real, fake = torch.tensor([1.5, 0.0]), torch.tensor([-1.0, 1.0, 0.0, -2.0])
     # (0.25 + 1) / 2 / 2 + (0 + 4 + 1 + 1) / 4 / 2

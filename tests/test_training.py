@@ -290,9 +290,9 @@ def test_an_image_and_its_labels_are_augmented_as_one(monkeypatch):
     seen = []
     trainer.networks.segmentor.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
 
-    def remember(logits, labels, weights):
+    def remember(logits, labels, weights, dice):
         seen.append(labels)
-        return supervised_loss(logits, labels, weights)
+        return supervised_loss(logits, labels, weights, dice=dice)
 
     monkeypatch.setattr(training, "supervised_loss", remember)
     trainer._iterate(0)

@@ -272,6 +272,8 @@ class TrainingConfig:
     """Adam's step size for the discriminator."""
     class_weights: Literal["complement", "inverse"] = "complement"
     """w_i = 1 - n_i / n_tot (equation 1), or n_tot / n_i as in the authors' code."""
+    dice: float = Field(default=0.0, ge=0)
+    """Weight of soft Dice in the supervised loss, beside the cross-entropy. Not in the paper."""
     validate_every: int = Field(default=250, gt=0)
     """Iterations between two looks at the validation patients, each with a checkpoint."""
     stop: Literal["loss", "dice"] = "loss"

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskmend.components import one_hot
+
 
 def class_weights(
     pixels: Int[Tensor, " class"], scheme: Literal["complement", "inverse"] = "complement"
@@ -25,9 +27,23 @@ def supervised_loss(
     logits: Float[Tensor, "batch class height width"],
     labels: Int[Tensor, "batch height width"],
     weights: Float[Tensor, " class"],
+    *,
+    dice: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Weighted cross-entropy (equation 1), averaged over pixels."""
-    return nn.functional.cross_entropy(logits.float(), labels, weights, reduction="none").mean()
+    """Weighted cross-entropy (equation 1), averaged over pixels, and soft Dice beside it.
+
+    Args:
+        logits: Of the segmentor.
+        labels: What people said.
+        weights: Of the classes in the cross-entropy.
+        dice: Weight of 1 - soft Dice over the whole batch; the paper has none.
+    """
+    logits = logits.float()
+    entropy = nn.functional.cross_entropy(logits, labels, weights, reduction="none").mean()
+    if not dice:
+        return entropy
+    truth = one_hot(labels, logits.shape[1]).to(logits)
+    return entropy + dice * (1 - soft_dice(logits.softmax(1), truth))
 
 
 def discriminator_loss(

@@ -171,7 +171,8 @@ class Trainer:
         images, labels = self._augment_pairs(pairs, chosen, generator, rng)
         with self.fabric.autocast():
             logits = self._predict(images)
-        supervised = supervised_loss(logits, labels, self.weights)
+        dice = config.training.dice
+        supervised = supervised_loss(logits, labels, self.weights, dice=dice)
         self._step(self.segmentor_optimizer, supervised)
         supervised = self.group.mean(supervised)
         losses = {"supervised": supervised.item()}

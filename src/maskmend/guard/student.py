@@ -24,11 +24,10 @@ from torch.optim.swa_utils import update_bn
 
 from maskmend.augment import draw_augmentation
 from maskmend.checkpoint import read_tensors, write_tensors
-from maskmend.components import one_hot
 from maskmend.config import Config, DegradationConfig
 from maskmend.degrade import degrade
 from maskmend.errors import RunError
-from maskmend.losses import soft_dice, supervised_loss
+from maskmend.losses import supervised_loss
 from maskmend.segmentor import UNet
 
 STUDENTS = "students.safetensors"
@@ -82,11 +81,12 @@ def train_student(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     mixed = config.training.precision == "bf16-mixed"
     rng = np.random.default_rng([config.seed, number])
+    equal = torch.ones(config.data.classes, device=device)
     for _ in range(iterations):
         images, labels = _draw(lessons, config, rng)
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             logits = student(adaptor(images.to(device)))
-        loss = _loss(logits.float(), labels.to(device))
+        loss = supervised_loss(logits, labels.to(device), equal, dice=1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -139,10 +139,3 @@ def _draw(lessons: Lessons, config: Config, rng: np.random.Generator) -> tuple[T
     images = degrade(drawn.apply(images, padding="border"), _DEGRADED, config.preprocess, rng)
     labels = drawn.move(labels[:, None].float(), padding="zeros", mode="nearest")[:, 0]
     return images, labels.long()
-
-
-def _loss(logits: Float[Tensor, "slice class height width"], labels: Tensor) -> Float[Tensor, ""]:
-    """Cross-entropy and soft Dice: few pixels are heart."""
-    classes = logits.shape[1]
-    entropy = supervised_loss(logits, labels, torch.ones(classes, device=logits.device))
-    return entropy + 1 - soft_dice(logits.softmax(1), one_hot(labels, classes).to(logits))
