@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import gzip
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.source import name_of
 from maskmend.errors import ConfigError, InputError
-from maskmend.files import SETTINGS, predict_files
+from maskmend.files import SETTINGS, finished_rows, predict_files
 from maskmend.frozen import frozen
 from maskmend.predict import Model, finish, load
 from maskmend.priors import DiscriminatorPrior
@@ -290,6 +291,20 @@ def test_what_is_finished_survives_a_stop(model, images, tmp_path, monkeypatch):
         first, "done"
     )
     assert sorted(masks(tmp_path)) == [f"{name}_mask.nii.gz" for name in first]
+
+
+def test_masks_of_a_version_with_fewer_settings_stay(model, images, tmp_path):
+    """A new setting is by default as it was before; one that was chosen differently is not."""
+    settings = model.settings(steps=1)
+    predict_files(model, images, tmp_path, settings)
+    written = json.loads((tmp_path / SETTINGS).read_text())
+    del written["adaptation"]["students"]
+    (tmp_path / SETTINGS).write_text(json.dumps(written))
+    assert len(finished_rows(model, images, tmp_path, settings)) == len(images)
+    other = dataclasses.replace(settings, students=settings.students + 1)
+    assert not finished_rows(model, images, tmp_path, other)
+    (tmp_path / SETTINGS).write_text("[1]")
+    assert not finished_rows(model, images, tmp_path, settings)
 
 
 def copy_of(image, path, *, affine=None, codes=(1, 1), turn=lambda voxels: voxels):

@@ -4,6 +4,7 @@ read, resample  ->  adapt (the device)  ->  resample back, write
 a thread ahead      this thread             a thread behind
 """
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,10 +119,13 @@ def finished_rows(
     of the patient must be finished.
     """
     try:
-        made_by = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        made_by = dict(json.loads((out / SETTINGS).read_text(encoding="utf-8")))
+        # A setting that an earlier version did not know was then as it is by default.
+        unsaid = dataclasses.asdict(AdaptationConfig())
+        made_by["adaptation"] = {**unsaid, **made_by["adaptation"]}
+    except (OSError, ValueError, TypeError, KeyError):
         return []
-    if made_by != json.loads(json.dumps(model.made_by(settings))):
+    if json.loads(json.dumps(made_by)) != json.loads(json.dumps(model.made_by(settings))):
         return []
     rows = {row.image: row for row in read_table(out / PREDICTIONS) if row.status != "failed"}
 
