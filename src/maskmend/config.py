@@ -90,6 +90,8 @@ class DataConfig(StructuresConfig):
     """Split of the patients: drawn with the seed, or one of the two published for ACDC."""
     annotated: Literal["split", "all"] = "split"
     """Training patients whose masks go with their images: the split's few, or all of them."""
+    mask_patients: int | None = Field(default=None, gt=0)
+    """The discriminator learns from the masks of so many training patients; by default of all."""
     fold: int = Field(default=0, ge=0)
     """Fold of the cross-validation, for the random split."""
     folds: int = Field(default=3, ge=1)

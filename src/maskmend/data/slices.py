@@ -47,6 +47,9 @@ def split_of(cohort: Cohort, config: Config) -> Split:
         InputError: A patient of a published split is not in the folder.
     """
     split = _split_of(cohort, config)
+    if config.data.mask_patients:
+        few = split.train_unpaired_masks[: config.data.mask_patients]
+        split = dataclasses.replace(split, train_unpaired_masks=few)
     if config.data.annotated == "split":
         return split
     everybody = split.train_annotated + split.train_unpaired_images

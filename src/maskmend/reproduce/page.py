@@ -114,8 +114,8 @@ def _convergence(numbers: dict[str, Any]) -> str:
     heading = ("run", "training: real", "fake", "validation: real", "fake")
     note = (
         "Mean (score - label)² at the last look; 1 is equilibrium, 4 a real mask taken for fake."
-        " The memorising discriminator has no spectral norm, augmentation or fake anchors, and a"
-        " larger step size.\n\n"
+        " The memorising discriminator has no spectral norm, augmentation or fake anchors, and it"
+        " learns from the masks of two patients.\n\n"
     )
     return note + _markdown(heading, rows)
 
