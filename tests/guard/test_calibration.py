@@ -135,7 +135,7 @@ def test_advice_that_seldom_harms_is_trusted_more_than_others():
 
 @pytest.mark.parametrize("advised", [None, 2])
 def test_the_guard_that_is_found_keeps_to_the_limits(advised):
-    made = trials(odd=0.1)
+    made = trials(odd=0.05)
     told = judged_by_others(made)
     guard = best_guard(made, told, advised)
     taken = [guard.choose(one) for one in told]

@@ -240,20 +240,18 @@ def best_guard(
     doubt = np.array([one.doubt for one in judged])
     rows, plain = np.arange(len(trials)), predicted[:, PLAIN]
     promised = predicted - plain[:, None]
+    asking = [(None, 0.0), *((advised, trust) for trust in _TRUSTS if advised)]
     harmless: list[tuple[float, Guard]] = [(0.0, NEVER)]
     for gate, caution in itertools.product(_GATES, _CAUTIONS):
         # As `Guard.choose` does, but for all trials at once.
         enough = promised > caution * doubt
         mended = (plain < gate) & enough.any(1)
         best = np.where(enough, predicted, -1).argmax(1)
-        for trust in _TRUSTS if advised is not None else (0.0,):
-            asked = ~mended
-            if advised is not None:
-                asked &= promised[:, advised] > trust * doubt[:, advised]
+        for place, trust in asking:
+            asked = promised[:, place] > trust * doubt[:, place] if place else np.zeros_like(mended)
             for steady in _STEADIES:
                 taken = np.where(plain >= steady, STEADIED, PLAIN)
-                if advised is not None:
-                    taken[asked] = advised
+                taken[asked] = place or PLAIN
                 taken[mended] = best[mended]
                 gain = gains[rows, taken]
                 if np.count_nonzero(gain < -HARM) <= FEW * len(trials) and gain.min() >= -3 * HARM:
@@ -261,7 +259,7 @@ def best_guard(
                         gate=float(gate),
                         steady=float(steady),
                         caution=float(caution),
-                        advised=advised,
+                        advised=place,
                         trust=trust,
                     )
                     harmless.append((float(gain.mean()), guard))
