@@ -159,8 +159,8 @@ def test_convergence(out):
         assert numbers["val_loss_real"] == pytest.approx(history["val_loss_real"].iloc[-1])
         assert numbers["iterations"] == 4
     config = load(out / "runs/folder/fold0/paper-memorising", "cpu").config
-    assert config.training.discriminator_learning_rate == 5e-4
-    assert config.data.mask_patients == 2
+    assert config.training.discriminator_learning_rate == 1e-3
+    assert config.data.mask_patients == 1
 
 
 def test_cost(out, hearts):

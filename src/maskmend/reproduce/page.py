@@ -115,7 +115,7 @@ def _convergence(numbers: dict[str, Any]) -> str:
     note = (
         "Mean (score - label)² at the last look; 1 is equilibrium, 4 a real mask taken for fake."
         " The memorising discriminator has no spectral norm, augmentation or fake anchors, and it"
-        " learns from the masks of two patients.\n\n"
+        " learns fast from the masks of one patient.\n\n"
     )
     return note + _markdown(heading, rows)
 
