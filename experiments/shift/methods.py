@@ -6,6 +6,7 @@ Axes: slice, channel or class, height, width.
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -45,6 +46,11 @@ def _none(model: Model) -> Method:
 def _paper(model: Model) -> Method:
     """Section 3.3 as written: 50 steps towards the target of equation 2."""
     return lambda images: _adapt(model, images, steps=50)
+
+
+def _auto(model: Model) -> Method:
+    """The same with steps that are chosen by itself."""
+    return lambda images: _adapt(model, images, steps="auto")
 
 
 def _components(model: Model) -> Method:
@@ -135,6 +141,7 @@ METHODS: dict[str, Callable[[Model], Method]] = {
     "rotation": _rotation,
     "dae": _dae,
     "paper": _paper,
+    "auto": _auto,
     "student": _unguarded("student 1"),
     "committee": _unguarded(COMMITTEE),
     "advised": _unguarded(ADVISED),
@@ -161,7 +168,7 @@ def method_of(name: str, model: Model) -> Method:
     return METHODS[name](model)
 
 
-def _adapt(model: Model, images: Images, steps: int) -> Adapted:
+def _adapt(model: Model, images: Images, steps: int | Literal["auto"]) -> Adapted:
     settings = model.settings(method="paper", steps=steps)
     ((_, adapted),) = model.adapt([images], settings)
     return adapted

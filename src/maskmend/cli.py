@@ -90,7 +90,7 @@ def train(
 
 
 @app.command
-def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = None) -> int:
+def calibrate(run: Path, *, data: Data, draws: Count = 3, device: str | None = None) -> int:
     """Learn from the validation patients how far a run's masks can be trusted.
 
     Needed once, for predict --method guarded; a training whose configuration asks for that method
@@ -99,7 +99,7 @@ def calibrate(run: Path, *, data: Data, draws: Count = 5, device: str | None = N
     Args:
         run: Run folder of a training.
         data: Folder of the data that it was trained on.
-        draws: Degraded copies of each validation image to learn from.
+        draws: Degraded copies of each validation image to learn from, and as many with artefacts.
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
     """
     from maskmend.guard.calibrate import calibrate_run

@@ -299,8 +299,9 @@ class AdaptationConfig:
     and corrections of the image and two kinds of batch norm statistics are tried, a retouch is
     tuned from the best, the Dice of every mask is predicted, and the plain mask stays unless
     another promises enough; of the other fields only draws and precision count then."""
-    draws: int = Field(default=5, ge=0)
-    """Degraded copies of each validation image that "guarded" learns to predict Dice from."""
+    draws: int = Field(default=3, ge=0)
+    """Degraded copies of each validation image, and as many with artefacts, that "guarded" learns
+    to predict Dice from."""
     students: int = Field(default=2, ge=0)
     """Noisy students, copies of the segmentor that are shown degraded images when the run is
     calibrated, and that "guarded" asks for other opinions."""

@@ -262,7 +262,7 @@ def test_every_mask_of_the_calibration_is_told(run, hearts):
     masks = len(mender_of(load(run, "cpu")).names)
     split = json.loads((run / SPLIT).read_text())
     assert set(table["patient"]) == set(split["validation"])
-    assert len(table) == len(split["validation"]) * 2 * 2 * masks  # phases, draws
+    assert len(table) == len(split["validation"]) * 2 * 3 * masks  # phases; plain and both draws
     assert (table[table["mask"] == "none"]["doubt"] == 0).all()
     assert table["dice"].between(0, 1).all()
 

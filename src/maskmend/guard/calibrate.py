@@ -21,6 +21,7 @@ from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
 from maskmend.degrade import degrade_volume
 from maskmend.errors import InputError
+from maskmend.guard.artefacts import spoil
 from maskmend.guard.calibration import Calibration, Trial, as_table, calibrate, check_enough
 from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
@@ -35,7 +36,7 @@ TRIALS = "trials.csv"
 
 
 def calibrate_run(
-    run: Path, data: Path, *, draws: int = 5, device: str | None = None, console: Console
+    run: Path, data: Path, *, draws: int = 3, device: str | None = None, console: Console
 ) -> Calibration:
     """Fit predicted Dice on a run's validation patients, plain and degraded; kept in the run.
 
@@ -48,7 +49,7 @@ def calibrate_run(
     Args:
         run: Folder of a finished training.
         data: The data it was trained on.
-        draws: Degraded copies of each image.
+        draws: Degraded copies of each image, and as many with an artefact.
         device: Where to compute; by default a GPU if there is one.
         console: Where progress is shown.
 
@@ -74,7 +75,7 @@ def calibrate_run(
     taught = [case for case in of("train_unpaired_images") if case not in annotated]
     students = model.config.adaptation.students
     lessons = students * model.config.adaptation.student_iterations
-    total = len(annotated) + len(taught) + lessons + len(validation) * (1 + draws)
+    total = len(annotated) + len(taught) + lessons + len(validation) * (1 + 2 * draws)
     with progress_bar(console, "calibrating", total) as advance:
         images, labels = _training(model, annotated, taught, advance, labelled=students > 0)
         mean = torch.stack([quantiles(one) for one in images]).mean(0)
@@ -98,7 +99,7 @@ def calibrate_run(
             rng = np.random.default_rng([model.config.seed, number])
             degraded.extend(_degraded(model, case, draws, rng))
         mender = model.mender(mean, 0.0, model.settings())
-        realistic = float(np.mean([one.realism(mender) for one in degraded[:: 1 + draws]]))
+        realistic = float(np.mean([one.realism(mender) for one in degraded if not one.draw]))
         mender = dataclasses.replace(mender, realistic=realistic)
         trials = []
         for one in degraded:
@@ -182,10 +183,14 @@ def _degraded(
     assert case.image is not None
     prepared, preprocess = model.prepare(case.image), model.config.preprocess
     labels = _truth(model, case, prepared)
-    for draw in range(1 + draws):
+    for draw in range(1 + 2 * draws):
         slices = prepared.slices
         if draw:
-            degraded = degrade_volume(slices, DegradationConfig(), preprocess, rng)
+            degraded = (
+                degrade_volume(slices, DegradationConfig(), preprocess, rng)
+                if draw <= draws
+                else spoil(slices, preprocess, rng)
+            )
             # Between the two: a guard must know mild changes, in which there is less to gain.
             slices = torch.lerp(slices, degraded, float(rng.uniform(0.25, 1)))
         yield _Degraded(case.patient, draw, slices.to(model.device), labels)
