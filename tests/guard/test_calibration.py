@@ -218,10 +218,13 @@ def test_it_survives_the_file(tmp_path):
     np.testing.assert_array_equal(ours.doubt, theirs.doubt)
 
 
-def test_no_file_is_no_calibration_and_a_damaged_one_is_named(tmp_path):
+def test_no_file_is_no_calibration_and_one_that_cannot_be_read_is_named(tmp_path):
     assert read_calibration(tmp_path) is None
-    (tmp_path / CALIBRATION).write_text('{"caution": 1}')
+    (tmp_path / CALIBRATION).write_text('{"quantiles": [')
     with pytest.raises(RunError, match=r"calibration\.json: is damaged; remove it"):
+        read_calibration(tmp_path)
+    (tmp_path / CALIBRATION).write_text('{"quantiles": []}')
+    with pytest.raises(RunError, match="is of another version, without 'realistic'; remove it"):
         read_calibration(tmp_path)
 
 

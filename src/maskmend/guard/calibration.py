@@ -117,15 +117,17 @@ def read_calibration(run: Path) -> Calibration | None:
     """A run's calibration, if it has one.
 
     Raises:
-        RunError: The file is damaged.
+        RunError: The file is damaged, or of another version.
     """
     try:
         return Calibration.from_dict(json.loads((run / CALIBRATION).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
+        lacks = isinstance(error, KeyError)
+        what = f"is of another version, without {error}" if lacks else "is damaged"
         raise RunError(
-            f"{run / CALIBRATION}: is damaged; remove it and calibrate the run again"
+            f"{run / CALIBRATION}: {what}; remove it and calibrate the run again"
         ) from error
 
 
