@@ -109,8 +109,9 @@ def _preface(rows: pd.DataFrame, name: str) -> str:
     images = rows[rows["shift"] == "none"]
     patients = images.groupby("segmentor")["patient"].nunique().max()
     seeds = rows["seed"].nunique()
+    data = "procedural hearts" if set(rows["segmentor"]) == {"hearts"} else "ACDC"
     return (
-        f"From [`{name}`]({name}) by `python -m experiments.shift.table`: ACDC, {patients}"
+        f"From [`{name}`]({name}) by `python -m experiments.shift.table`: {data}, {patients}"
         f" patients, {seeds} seed{'s' if seeds > 1 else ''} of training, Dice by volume on the"
         " images' own grid. Gains are in points over no adaptation; intervals (95%, bootstrap) and"
         " Wilcoxon tests count patients; harmed are volumes that lost more than a point."

@@ -52,6 +52,15 @@ def test_the_page_says_how_many_volumes_a_method_has(tmp_path):
     assert noise.endswith("| **+10.0** | -5.0 (1: +10.0) |")
 
 
+@pytest.mark.parametrize(("segmentor", "data"), [("gan", "ACDC"), ("hearts", "procedural hearts")])
+def test_the_page_names_the_data(tmp_path, segmentor, data):
+    lines().assign(segmentor=segmentor).to_csv(tmp_path / "shift.csv", index=False)
+    made = runs(tmp_path)
+    (made / "gan0").rename(made / f"{segmentor}0")
+    shift_table.main(tmp_path / "shift.csv", runs=made, out=tmp_path)
+    assert f"experiments.shift.table`: {data}, 12 patients" in (tmp_path / "shift.md").read_text()
+
+
 def test_a_mean_of_fewer_volumes_is_never_the_best(tmp_path):
     rows = lines()
     rows.loc[rows["method"] == "paper", "dice"] += 0.5
