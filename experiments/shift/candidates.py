@@ -15,7 +15,8 @@ from cyclopts import App
 
 from experiments.shift.table import FAILED, about, auc
 from maskmend.guard.calibrate import TRIALS
-from maskmend.guard.calibration import Guard, read_calibration
+from maskmend.guard.calibration import read_calibration
+from maskmend.guard.choice import Guard
 from maskmend.guard.quality import Judged
 
 app = App(help=__doc__, help_format="plaintext")

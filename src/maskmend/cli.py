@@ -103,7 +103,7 @@ def calibrate(run: Path, *, data: Data, draws: Count = 3, device: str | None = N
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
     """
     from maskmend.guard.calibrate import calibrate_run
-    from maskmend.guard.calibration import NEVER
+    from maskmend.guard.choice import NEVER
 
     console = Console(stderr=True)
     calibration = calibrate_run(run, data, draws=draws, device=device, console=console)

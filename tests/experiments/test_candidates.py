@@ -3,7 +3,7 @@
 import pandas as pd
 
 from experiments.shift.candidates import numbered, tell
-from maskmend.guard.calibration import Guard
+from maskmend.guard.choice import Guard
 
 
 def trials():

@@ -22,7 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskmend.components import largest_pieces, one_hot
-from maskmend.guard.calibration import PLAIN, STEADIED, Calibration
+from maskmend.guard.calibration import Calibration
+from maskmend.guard.choice import PLAIN, STEADIED
 from maskmend.guard.quality import Judged, Look, agreements, describe, figures, look
 from maskmend.guard.retouch import Aim, Retouched, retouch
 from maskmend.guard.ways import Images, Masks, Way

@@ -1,0 +1,60 @@
+"""Which mask a guard takes, and that the one that is found keeps to the limits."""
+
+import numpy as np
+import pytest
+
+from maskmend.guard.choice import FEW, HARM, NEVER, PLAIN, STEADIED, Guard, best_guard
+from maskmend.guard.quality import Judged
+
+
+def judged(dice, doubt):
+    return Judged(np.array(dice), np.array(doubt))
+
+
+def test_of_those_beyond_doubt_the_best_is_taken():
+    one = judged([0.7, 0.7, 0.8, 0.75], [0, 0, 0.1, 0.01])
+    assert Guard(gate=1, steady=1, caution=0.0).choose(one) == 2
+    assert Guard(gate=1, steady=1, caution=2.0).choose(one) == 3
+    assert Guard(gate=1, steady=1, caution=6.0).choose(one) == PLAIN
+
+
+def test_a_mask_above_the_gate_stays():
+    one = judged([0.7, 0.7, 0.9], [0, 0.01, 0.1])
+    assert Guard(gate=0.71, steady=1, caution=0.0).choose(one) == 2
+    assert Guard(gate=0.7, steady=1, caution=0.0).choose(one) == PLAIN
+    assert NEVER.choose(one) == PLAIN
+
+
+def test_what_is_good_enough_is_steadied_where_nothing_else_is_taken():
+    one = judged([0.7, 0.7, 0.9], [0, 0.01, 0.1])
+    assert Guard(gate=0.7, steady=0.7, caution=0.0).choose(one) == STEADIED
+    assert Guard(gate=0.7, steady=0.71, caution=0.0).choose(one) == PLAIN
+    assert Guard(gate=1, steady=0.7, caution=0.0).choose(one) == 2
+    assert Guard(gate=1, steady=0.7, caution=9.0).choose(one) == STEADIED
+
+
+def test_the_students_are_asked_before_steadying_whatever_the_gate_says():
+    one = judged([0.7, 0.7, 0.9, 0.75], [0, 0.01, 0.1, 0.01])
+    rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "advised": 3}
+    assert Guard(**rule, trust=4.0).choose(one) == 3
+    assert Guard(**rule, trust=6.0).choose(one) == STEADIED
+    assert Guard(**rule | {"gate": 1, "caution": 1.0}, trust=4.0).choose(one) == 2
+
+
+@pytest.mark.parametrize("advised", [None, 2])
+def test_the_guard_that_is_found_keeps_to_the_limits(advised):
+    """Every twentieth mask promises a gain and loses."""
+    rng = np.random.default_rng(0)
+    plain, gain = rng.uniform(0.3, 0.7, 400), rng.uniform(-0.2, 0.2, 400)
+    odd = rng.random(400) < 0.05
+    promised, gain = np.where(odd, 0.1, gain), np.where(odd, -0.02, gain)
+    doubt = np.where(odd, 0.05, 0.005) * rng.uniform(0.5, 2, 400)
+    dice = np.column_stack([plain, plain, plain + gain])
+    told = [
+        judged([p, p, p + g], [0, 0.01, d]) for p, g, d in zip(plain, promised, doubt, strict=True)
+    ]
+    guard = best_guard(dice, told, advised)
+    gains = np.array([d[guard.choose(one)] - d[PLAIN] for one, d in zip(told, dice, strict=True)])
+    assert gains.mean() > 0.01
+    assert np.mean(gains < -HARM) <= FEW
+    assert gains.min() >= -3 * HARM
