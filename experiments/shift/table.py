@@ -120,12 +120,13 @@ def _preface(rows: pd.DataFrame, name: str) -> str:
 
 
 def _by_method(rows: pd.DataFrame) -> str:
-    """Mean gain of every method at the middle severity."""
-    rows = middle(rows)
+    """Mean gain of every method, under each shift at the middle severity and under all at each."""
     methods = [m for m in rows["method"].unique() if m != "none"]
     lines = [_line("middle severity", "before", *methods), _rule(2 + len(methods))]
     for shift in order(rows):
-        at = rows[rows["shift"] == shift]
+        at = middle(rows[rows["shift"] == shift])
+        if at.empty:
+            continue
         gains = at.groupby("method")["gain"]
         means, counts = gains.mean(), gains.size()
         compared = counts[counts == counts["none"]].index
@@ -138,7 +139,8 @@ def _by_method(rows: pd.DataFrame) -> str:
         cells = [f"**{shown[m]}**" if m == best else shown.get(m, "") for m in methods]
         before = 100 * at.loc[at["method"] == "none", "dice"].mean()
         lines.append(_line(label(shift), f"{before:.1f}", *cells))
-    lines += _in_all(whole(rows), methods)
+    for severity, at in whole(rows[rows["severity"] > 0]).groupby("severity"):
+        lines += _in_all(f"all shifts, severity {severity}", at, methods)
     counts = rows[rows["method"] != "none"].groupby("method", sort=False).size()
     volumes = ", ".join(f"{method} {count}" for method, count in counts.items())
     note = f"\n\nVolumes in all, those of some methods fewer: {volumes}."
@@ -149,18 +151,17 @@ def _by_method(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + note + "\n"
 
 
-def _in_all(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
-    """Over all simulated shifts: mean gain, the share of volumes that are harmed, the worst."""
-    shifted = rows[rows["severity"] > 0]
+def _in_all(name: str, shifted: pd.DataFrame, methods: Sequence[str]) -> list[str]:
+    """Mean gain, the share of volumes that are harmed, the worst."""
     volumes = shifted.groupby("method")["gain"]
     everywhere = volumes.size()[lambda sizes: sizes == sizes["none"]].index
     means, worst = volumes.mean(), volumes.min()
     harmed = volumes.agg(lambda gains: np.mean(gains < -1))
     before = 100 * shifted.loc[shifted["method"] == "none", "dice"].mean()
     return [
-        _line(name, first, *(text(m) if m in everywhere else "" for m in methods))
-        for name, first, text in (
-            ("all simulated", f"{before:.1f}", lambda m: f"{means[m]:+.1f}"),
+        _line(what, first, *(text(m) if m in everywhere else "" for m in methods))
+        for what, first, text in (
+            (name, f"{before:.1f}", lambda m: f"{means[m]:+.1f}"),
             ("harmed of these", "", lambda m: f"{100 * harmed[m]:.1f}%"),
             ("worst of these", "", lambda m: f"{worst[m]:+.1f}"),
         )
@@ -184,9 +185,9 @@ def _in_detail(rows: pd.DataFrame) -> str:
     rows = rows[rows["method"] == "ours"]
     groups = [(label(s), k, rows[(rows["shift"] == s) & (rows["severity"] == k)])
               for s in order(rows) for k in sorted(rows["severity"].unique())]  # fmt: skip
-    shifted = rows[rows["severity"] > 0]
-    groups.append(("all shifts", "all", shifted))
-    groups.append(("unseen shifts", "all", shifted[shifted["shift"].isin(UNSEEN)]))
+    for severity, shifted in rows[rows["severity"] > 0].groupby("severity"):
+        groups.append(("all shifts", severity, shifted))
+        groups.append(("unseen shifts", severity, shifted[shifted["shift"].isin(UNSEEN)]))
     for name, severity, at in groups:
         if at.empty:
             continue

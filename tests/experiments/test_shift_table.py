@@ -109,11 +109,26 @@ def test_the_page_holds_every_figure(tmp_path):
     assert unseen.endswith("| 100.0% | -2.0 |")
     (methods,) = [one for one in page.splitlines() if one.startswith("| noise |") and "**" in one]
     assert methods.endswith("| -5.0 | **+10.0** |")
-    assert "| all simulated | " in page
+    assert "| all shifts, severity 2 | " in page
     (harmed,) = [one for one in page.splitlines() if one.startswith("| harmed of these |")]
     assert harmed == "| harmed of these |  | 100.0% | 50.0% |"
     for picture in ("shift_gains.png", "shift_realism.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_severity_has_its_totals(tmp_path):
+    """At severity 3 ours gains a point less everywhere; the middle one is not touched by it."""
+    severe = lines()[lambda rows: rows["severity"] == 2].assign(severity=3)
+    severe.loc[severe["method"] == "ours", "dice"] -= 0.01
+    pd.concat([lines(), severe]).to_csv(tmp_path / "shift.csv", index=False)
+    shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path)
+    page = (tmp_path / "shift.md").read_text().splitlines()
+    (noise,) = [one for one in page if one.startswith("| noise |") and "**" in one]
+    assert noise.endswith("| -5.0 | **+10.0** |")
+    totals = [one for one in page if one.startswith("| all shifts, severity ")]
+    assert [one.split(" | ")[2:] for one in totals] == [["-5.0", "+4.0 |"], ["-5.0", "+3.0 |"]]
+    unseen = [one.split(" | ")[1:5:3] for one in page if one.startswith("| unseen shifts |")]
+    assert unseen == [["2", "-2.0"], ["3", "-3.0"]]
 
 
 def test_auc_is_the_chance_to_rank_a_pair_rightly():
