@@ -2,8 +2,8 @@
 
     python -m experiments.shift.candidates runs/shift/gan* --out docs/results/shift_candidates.md
 
-From RUN/trials.csv, which `maskmend calibrate` writes: validation patients, as they are and
-degraded. Settings are chosen on this page, never on test patients.
+From RUN/trials.csv, which `maskmend calibrate` writes: validation patients, as they are, degraded
+and with artefacts. Settings are chosen on this page, never on test patients.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,8 @@ from maskmend.guard.quality import Judged
 app = App(help=__doc__, help_format="plaintext")
 IMAGE = ["patient", "case", "draw"]
 _PREFACE = (
-    "Gains in points over the plain mask; harmed are images that lost more than a point. Dice is"
+    "Gains in points over the plain mask, on images as they are and on copies that are degraded or"
+    " have artefacts; harmed are images that lost more than a point. Dice is"
     " predicted of every patient by a regression on the others."
 )
 
@@ -56,7 +57,7 @@ def tell(trials: pd.DataFrame, guard: Guard) -> str:
         f"{trials['patient'].nunique()} patients, {len(plain)} images. Predicted and true Dice of"
         f" plain masks correlate by {told.corr(true):.3f}; the area under the curve for those below"
         f" {FAILED} is {found:.3f}.\n",
-        "| mask | as they are | harmed | degraded | harmed | worst |",
+        "| mask | as they are | harmed | copies | harmed | worst |",
         "| --- | --- | --- | --- | --- | --- |",
         *_rows(trials),
         _row("**the guard**", *_guarded(trials, guard)),
