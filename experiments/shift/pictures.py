@@ -33,7 +33,7 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
         axes.set_title(segmentor)
         for (y, x), value in np.ndenumerate(means.to_numpy()):
             if np.isfinite(value):
-                dark = abs(value) > 9
+                dark = abs(value) > 10
                 axes.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=8,
                           color="white" if dark else "black")  # fmt: skip
     bar = figure.colorbar(shown, ax=figure.axes, shrink=0.8)
