@@ -7,6 +7,7 @@ Axes: slice, 1, height, width.
 """
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -31,6 +32,8 @@ with warnings.catch_warnings():
     from monai.transforms.utility.array import Identity, RandLambda
 
 Images = Float[Tensor, "slice 1 height width"]
+Unit = Float[Tensor, "slice height width"]
+"""Intensities from 0 to 1."""
 
 _SQUEEZED = 4.0
 """Times an image's range that no scanner's change makes of it. A strong gamma can leave half of the
@@ -70,18 +73,38 @@ def degrade_volume(
 
     A change that leaves hardly any contrast is not made.
     """
+
+    def chained(unit: Unit) -> Unit:
+        # MONAI's channels, which share every draw but the noise, are the slices.
+        chain = _chain(config, slices.shape[-1])
+        chain.set_random_state(seed=int(rng.integers(2**32)))
+        return chain(unit)
+
+    degraded = changed(slices, chained, preprocess)
+    if degraded is None or degraded.abs().max() > _SQUEEZED * slices.abs().max():
+        return slices
+    return degraded
+
+
+def changed(
+    slices: Images, change: Callable[[Unit], Unit], preprocess: PreprocessConfig
+) -> Images | None:
+    """The slices of a volume with other intensities, standardised again.
+
+    Args:
+        slices: Standardised slices.
+        change: Of the intensities.
+        preprocess: How slices are standardised.
+
+    Returns:
+        Nothing if there was no contrast, or none is left.
+    """
     low, high = slices.min(), slices.max()
-    if low == high:  # nothing to degrade
-        return slices
-    # MONAI's channels, which share every draw but the noise, are the slices.
-    unit = (slices[:, 0] - low) / (high - low)
-    chain = _chain(config, slices.shape[-1])
-    chain.set_random_state(seed=int(rng.integers(2**32)))
-    degraded = np.asarray(chain(unit), dtype=np.float32)
-    standard = standardise(degraded, preprocess.clip_percentiles)
-    if standard is None or np.abs(standard).max() > _SQUEEZED * float(slices.abs().max()):
-        return slices
-    return torch.from_numpy(standard)[:, None]
+    if low == high:
+        return None
+    made = np.asarray(change((slices[:, 0] - low) / (high - low)), dtype=np.float32)
+    standard = standardise(made, preprocess.clip_percentiles)
+    return None if standard is None else torch.from_numpy(standard)[:, None]
 
 
 @cache
@@ -106,5 +129,5 @@ def _chain(config: DegradationConfig, side: int) -> Compose:
     )
 
 
-def _inverted(unit: Float[Tensor, "slice height width"]) -> Float[Tensor, "slice height width"]:
+def _inverted(unit: Unit) -> Unit:
     return unit.max() - unit

@@ -12,12 +12,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn import functional
 
 from maskmend.config import PreprocessConfig
-from maskmend.data.preprocess import standardise
+from maskmend.degrade import Images, Unit, changed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MONAI's imports speak of others' deprecations
@@ -26,10 +24,6 @@ with warnings.catch_warnings():
         RandCoarseDropout,
         RandCoarseShuffle,
     )
-
-Images = Float[Tensor, "slice 1 height width"]
-Unit = Float[Tensor, "slice height width"]
-"""Intensities from 0 to 1."""
 
 _KERNEL = 5
 
@@ -42,13 +36,12 @@ def spoil(images: Images, preprocess: PreprocessConfig, rng: np.random.Generator
         preprocess: How slices are standardised.
         rng: The source of all randomness.
     """
-    low, high = images.min(), images.max()
-    if low == high:  # nothing to spoil
-        return images
-    artefact = ARTEFACTS[int(rng.integers(len(ARTEFACTS)))]
-    spoilt = artefact((images[:, 0] - low) / (high - low), rng)
-    standard = standardise(spoilt.numpy(), preprocess.clip_percentiles)
-    return images if standard is None else torch.from_numpy(standard)[:, None]
+
+    def with_artefact(unit: Unit) -> Unit:
+        return ARTEFACTS[int(rng.integers(len(ARTEFACTS)))](unit, rng)
+
+    spoilt = changed(images, with_artefact, preprocess)
+    return images if spoilt is None else spoilt
 
 
 def clouds(unit: Unit, rng: np.random.Generator) -> Unit:
