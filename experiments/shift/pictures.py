@@ -45,7 +45,7 @@ def draw_realism(rows: pd.DataFrame, path: Path) -> None:
     """Predicted against true Dice of the final masks, one dot a volume."""
     rows = rows[rows["method"] == "ours"]
     segmentors = list(rows["segmentor"].unique())
-    figure = Figure(figsize=(0.6 + 4 * len(segmentors), 4.2), layout="constrained")
+    figure = Figure(figsize=(0.6 + 4 * len(segmentors), 4.9), layout="constrained")
     FigureCanvasAgg(figure)
     kinds = {
         "in-domain": ("#000000", rows["shift"] == "none"),
@@ -60,7 +60,8 @@ def draw_realism(rows: pd.DataFrame, path: Path) -> None:
         axes.plot([0, 1], [0, 1], color="grey", lw=0.8)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted Dice", ylabel="Dice", title=segmentor)
         axes.set_aspect("equal")
-    legend = figure.axes[0].legend(loc="upper left", frameon=False)
+    shown = figure.axes[0].get_legend_handles_labels()
+    legend = figure.legend(*shown, loc="outside lower center", ncols=3, frameon=False)
     for handle in legend.legend_handles:
         handle.set_alpha(1)
     figure.savefig(path, dpi=160)
