@@ -219,6 +219,8 @@ class DegradationConfig:
 
     probability: float = Field(default=0.0, ge=0, le=1)
     """Share of the images that are degraded."""
+    appearance: float = Field(default=0.0, ge=0, le=1)
+    """Of those, the share that look as another sequence may (see `maskmend.appearance`)."""
     contrast: float = Field(default=0.5, ge=0, le=1)
     """Of those, the share with another contrast: a gamma, half as often a random tone curve."""
     gamma: Range = (0.4, 2.7)
@@ -305,7 +307,7 @@ class AdaptationConfig:
     students: int = Field(default=2, ge=0)
     """Noisy students, copies of the segmentor that are shown degraded images when the run is
     calibrated, and that "guarded" asks for other opinions."""
-    student_iterations: int = Field(default=400, gt=0)
+    student_iterations: int = Field(default=800, gt=0)
     """Updates of each student."""
     prior: Literal["discriminator", "entropy", "denoiser"] = "discriminator"
     """What judges the predicted masks. "denoiser" tunes on each volume apart, as Karani et al. do

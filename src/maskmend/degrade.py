@@ -1,20 +1,22 @@
 """Simulated changes of scanner that networks are trained with: contrast, shading, blur and noise.
 
-Gibbs ringing, k-space spikes, ghosts and a lower resolution are left out on purpose, so that they
-can be tested as shifts that nothing was trained on (`experiments/shift`).
+If asked for, of sequence as well (`maskmend.appearance`). Gibbs ringing, k-space spikes, ghosts
+and a lower resolution are left out on purpose, so that they can be tested as shifts that nothing
+was trained on (`experiments/shift`).
 
 Axes: slice, 1, height, width.
 """
 
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maskmend.appearance import recoloured
 from maskmend.config import DegradationConfig, PreprocessConfig
 from maskmend.data.preprocess import standardise
 
@@ -73,6 +75,9 @@ def degrade_volume(
 
     A change that leaves hardly any contrast is not made.
     """
+    if config.appearance and rng.random() < config.appearance:
+        other = changed(slices, partial(recoloured, rng=rng), preprocess)
+        slices = slices if other is None else other
 
     def chained(unit: Unit) -> Unit:
         # MONAI's channels, which share every draw but the noise, are the slices.

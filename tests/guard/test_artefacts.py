@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from maskmend.appearance import recoloured
 from maskmend.config import PreprocessConfig
 from maskmend.guard.artefacts import ARTEFACTS, clouds, convolved, holes, shuffled, spoil
 
@@ -34,7 +35,7 @@ def test_each_changes_an_image_and_leaves_the_one_it_was_given(unit, artefact):
     assert torch.equal(unit, before)
 
 
-@pytest.mark.parametrize("artefact", [clouds, convolved])
+@pytest.mark.parametrize("artefact", [clouds, convolved, recoloured])
 def test_all_slices_are_changed_alike(unit, artefact):
     spoilt = artefact(unit, np.random.default_rng(0))
     torch.testing.assert_close(spoilt, spoilt[:1].expand_as(spoilt))

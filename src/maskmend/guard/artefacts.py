@@ -1,8 +1,9 @@
-"""Artefacts that no network is trained with, so that a guard gets to know failures.
+"""Artefacts that no segmentor is trained with, so that a guard gets to know failures.
 
 A segmentor that was trained with degradations hardly fails on more of these. It does on artefacts,
-and then other masks are the better ones, which nothing but such images can teach. Those that are
-kept for tests (`experiments/shift`) are none of them.
+and then other masks are the better ones, which nothing but such images can teach. Students know one
+of them, another appearance: there the guard learns to ask them. Those that are kept for tests
+(`experiments/shift`) are none of them.
 
 Axes: slice, 1, height, width; the slices of a volume are changed at the same places.
 """
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from maskmend.appearance import recoloured
 from maskmend.config import PreprocessConfig
 from maskmend.degrade import Images, Unit, changed
 
@@ -82,6 +84,7 @@ ARTEFACTS: Sequence[Callable[[Unit, np.random.Generator], Unit]] = (
     convolved,
     holes,
     shuffled,
+    recoloured,
 )
 
 

@@ -163,7 +163,7 @@ class Mender:
 
     def _steady(self, plain: Masks, images: Images) -> Masks:
         masks = torch.stack([plain, *(way.masks(images) for way in self.neighbours)]).mean(0)
-        labels = masks.argmax(1).to(torch.uint8).cpu()
+        labels = masks.max(1).indices.to(torch.uint8).cpu()
         specks = (labels != largest_pieces(labels)).to(masks.device)
         nothing = one_hot(torch.zeros_like(labels), self.classes).to(masks)
         return torch.where(specks[:, None], nothing, masks)

@@ -52,7 +52,7 @@ def look(masks: Masks, scores: Float[Tensor, " slice"]) -> Look:
         masks: Probabilities of the slices of one volume.
         scores: The discriminator's score of each.
     """
-    labels = masks.argmax(1)
+    labels = masks.max(1).indices  # argmax, in a fraction of its time on a CPU
     area = (labels > 0).sum((1, 2)).float()
     weight = area / area.sum().clamp(min=1)
     entropy = -(masks * masks.clamp(min=1e-6).log()).sum(1)

@@ -2,7 +2,8 @@
 
 Xie et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020: the
 segmentor teaches what it makes of images as they are, and its copies have to say the same of them
-when they are degraded; people's masks are taken where there are any. The segmentor stays as it is.
+when they are degraded, or look as another sequence may (`maskmend.appearance`); people's masks are
+taken where there are any. The segmentor stays as it is.
 The guard asks the students for other opinions, and may follow them where the image is unlike those
 that the segmentor was trained on. Several students, who differ by the degradations that they saw,
 err apart where all are unsure (Lakshminarayanan et al., "Simple and scalable predictive uncertainty
@@ -32,7 +33,7 @@ from maskmend.segmentor import UNet
 
 STUDENTS = "students.safetensors"
 BATCH = 8
-_DEGRADED = DegradationConfig(probability=0.8)
+_DEGRADED = DegradationConfig(probability=0.8, appearance=0.6)
 _LEARNING_RATE = 5e-4
 _SETTLING = 40
 """Batches that the statistics of batch norm are averaged over."""
