@@ -195,3 +195,9 @@ def test_a_run_may_have_none(calibrated):
         (run / CONFIG).write_text(to_yaml(CONFIG_OF_RUN))
         (run / CALIBRATION).write_bytes(saved[0])
         (run / STUDENTS).write_bytes(saved[1])
+
+
+def test_images_are_degraded_in_32_bits_where_networks_are_not(lessons):
+    training = dataclasses.replace(CONFIG_OF_RUN.training, precision="bf16-mixed")
+    student = taught(lessons, iterations=1, training=training)
+    assert all(tensor.isfinite().all() for tensor in student.state_dict().values())

@@ -94,9 +94,9 @@ def train_student(
         schedule.step()
         advance()
     # Running statistics are those of the last few batches, and one strange image spoils them.
-    seen = (adaptor(_draw(lessons, config, rng)[0].to(device)) for _ in range(_SETTLING))
+    batches = [_draw(lessons, config, rng)[0] for _ in range(_SETTLING)]  # in 32 bits
     with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-        update_bn(seen, student)
+        update_bn((adaptor(images.to(device)) for images in batches), student)
     return student.eval().requires_grad_(False)
 
 
