@@ -1,5 +1,6 @@
 """Pictures of the shift benchmark's table; its lines are those of `table.beside_plain`."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.shift.shifts import UNSEEN, label, middle, order
+from experiments.shift.sequences import SEQUENCES
+from experiments.shift.shifts import FAMILIES, SCANNER, UNSEEN, label, middle, order
 
 
 def draw_gains(rows: pd.DataFrame, path: Path) -> None:
@@ -42,26 +44,30 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
 
 
 def draw_realism(rows: pd.DataFrame, path: Path) -> None:
-    """Predicted against true Dice of the final masks, one dot a volume."""
+    """Predicted against true Dice, one dot a volume: of the plain masks and of the final ones."""
     rows = rows[rows["method"] == "ours"]
     segmentors = list(rows["segmentor"].unique())
-    figure = Figure(figsize=(0.6 + 4 * len(segmentors), 4.9), layout="constrained")
+    figure = Figure(figsize=(8.6, 0.5 + 4.2 * len(segmentors)), layout="constrained")
     FigureCanvasAgg(figure)
+    grid = figure.subplots(len(segmentors), 2, squeeze=False)
     kinds = {
-        "in-domain": ("#000000", rows["shift"] == "none"),
-        "shifted": ("#0072B2", (rows["shift"] != "none") & ~rows["shift"].isin(UNSEEN)),
-        "shifted, unseen": ("#D55E00", rows["shift"].isin(UNSEEN)),
+        "in-domain": ("#000000", ["none"]),
+        "shifted": ("#0072B2", [SCANNER, *set(FAMILIES).difference(UNSEEN)]),
+        "shifted, unseen": ("#D55E00", UNSEEN),
+        "another sequence": ("#009E73", SEQUENCES),
     }
-    for place, segmentor in enumerate(segmentors):
-        axes = figure.add_subplot(1, len(segmentors), place + 1)
-        for name, (colour, chosen) in kinds.items():
-            at = rows[chosen & (rows["segmentor"] == segmentor)]
-            axes.scatter(at["realism"], at["dice"], s=8, alpha=0.4, color=colour, label=name, lw=0)
+    pairs = {"plain": ("realism_before", "before"), "ours": ("realism", "dice")}
+    for (y, segmentor), (x, masks) in itertools.product(enumerate(segmentors), enumerate(pairs)):
+        axes, (predicted, true) = grid[y, x], pairs[masks]
+        for name, (colour, shifts) in kinds.items():
+            at = rows[rows["shift"].isin(shifts) & (rows["segmentor"] == segmentor)]
+            axes.scatter(at[predicted], at[true], s=8, alpha=0.4, color=colour, label=name, lw=0)
         axes.plot([0, 1], [0, 1], color="grey", lw=0.8)
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted Dice", ylabel="Dice", title=segmentor)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted Dice", ylabel="Dice")
+        axes.set_title(f"{segmentor}: {masks}")
         axes.set_aspect("equal")
-    shown = figure.axes[0].get_legend_handles_labels()
-    legend = figure.legend(*shown, loc="outside lower center", ncols=3, frameon=False)
+    shown = grid[0, 0].get_legend_handles_labels()
+    legend = figure.legend(*shown, loc="outside lower center", ncols=4, frameon=False)
     for handle in legend.legend_handles:
         handle.set_alpha(1)
     figure.savefig(path, dpi=160)

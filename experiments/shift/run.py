@@ -7,8 +7,8 @@
 Segmentors are trained first (configurations beside this file; runs in --out) and calibrated; for
 the shift `3T`, which is real, once more on the patients of the 1.5 T scanners. A line of the table:
 segmentor, method, shift, severity, seed, patient, phase, dice, hausdorff95_mm, realism, steps,
-seconds. --hearts is a quick turn on procedural hearts. Slow methods can be spared some severities
-by a call of their own: --methods paper dae --severities 2.
+seconds, realism_before. --hearts is a quick turn on procedural hearts. Slow methods can be spared
+some severities by a call of their own: --methods paper dae --severities 2.
 """
 
 import itertools
@@ -24,6 +24,7 @@ from rich.console import Console
 import maskmend
 from experiments.lines import append, keys_of
 from experiments.shift.methods import METHODS, Method, method_of, prepare
+from experiments.shift.sequences import SEQUENCES
 from experiments.shift.shifts import FAMILIES, SCANNER, SEVERITIES, shifted
 from maskmend.checkpoint import CALIBRATION, RUN, read_split
 from maskmend.config import read_config
@@ -69,6 +70,8 @@ class Row:
     """The method's score of its mask: for the guarded one predicted Dice."""
     steps: int
     seconds: float
+    realism_before: float
+    """Its score of the plain mask."""
 
 
 @app.default
@@ -85,6 +88,7 @@ def main(
     families: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (
         SCANNER,
         *FAMILIES,
+        *SEQUENCES,
     ),
     severities: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = SEVERITIES,
     patients: int | None = None,
@@ -185,10 +189,10 @@ def _rows(
     assert case.image is not None
     assert case.mask is not None
     volume = read_image(case.image)
-    if family in FAMILIES:
-        volume = shifted(volume, family, severity, seed)
-    prepared = model.prepare_volume(volume)
     truth = read_mask(case.mask, labels=range(model.config.data.classes), like=volume)
+    if family in FAMILIES or family in SEQUENCES:
+        volume = shifted(volume, family, severity, seed, truth)
+    prepared = model.prepare_volume(volume)
     for name, method in methods.items():
         made = method(prepared.slices.to(model.device))
         labels = labels_on_grid(made.masks, prepared.grid)
@@ -196,7 +200,7 @@ def _rows(
         yield Row(
             segmentor, name, family, severity, seed, case.patient, case.phase or "",
             round(overlap, 5), round(distance, 3), round(made.realism_after, 4), made.steps,
-            round(made.seconds, 3),
+            round(made.seconds, 3), round(made.realism_before, 4),
         )  # fmt: skip
 
 

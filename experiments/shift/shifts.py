@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from experiments.shift.sequences import SEQUENCES, as_sequence
 from maskmend.data.volume import Volume
 
 with warnings.catch_warnings():
@@ -124,37 +125,50 @@ FAMILIES: dict[str, Callable[[Image, int, np.random.Generator], Image]] = {
 }
 
 
-def shifted(volume: Volume, family: str, severity: int, seed: int) -> Volume:
-    """The image of a volume as if it came from another scanner.
+def shifted(
+    volume: Volume, family: str, severity: int, seed: int, truth: Volume | None = None
+) -> Volume:
+    """The image of a volume as if it came from another scanner, or were of another sequence.
 
     Args:
         volume: An image whose last axis runs through the slices.
-        family: One of `FAMILIES`.
+        family: One of `FAMILIES` or `SEQUENCES`.
         severity: 1, 2 or 3.
         seed: With the volume's name the source of all randomness.
+        truth: The true mask, which sequences need.
     """
     rng = np.random.default_rng([seed, severity, *family.encode(), *volume.name.encode()])
-    voxels = np.moveaxis(np.asarray(volume.voxels, dtype=np.float32), -1, 0)
+    voxels = _slices_first(volume).astype(np.float32)
     top = np.percentile(voxels, 99.5)
     image = torch.from_numpy(voxels / top)
-    changed = torch.as_tensor(FAMILIES[family](image, severity, rng)).float().numpy()
+    if family in SEQUENCES:
+        assert truth is not None
+        labels = torch.from_numpy(_slices_first(truth).astype(np.int64))
+        changed = as_sequence(image, labels, family, severity, rng).numpy()
+    else:
+        changed = torch.as_tensor(FAMILIES[family](image, severity, rng)).float().numpy()
     return dataclasses.replace(
         volume, voxels=np.ascontiguousarray(np.moveaxis(changed * top, 0, -1))
     )
 
 
+def _slices_first(volume: Volume) -> np.ndarray:
+    return np.moveaxis(np.asarray(volume.voxels), -1, 0)
+
+
 def order(rows: pd.DataFrame) -> list[str]:
     """The shifts of a table: images as they are first, then in the order of their definition."""
-    known = ["none", SCANNER, *FAMILIES]
+    known = ["none", SCANNER, *FAMILIES, *SEQUENCES]
     found = list(rows["shift"].unique())
     return sorted(found, key=lambda s: known.index(s) if s in known else -1)
 
 
 def label(shift: str) -> str:
     """For people."""
-    return {"none": "in-domain", SCANNER: "1.5 T to 3 T"}.get(
-        shift, f"{shift} (unseen)" if shift in UNSEEN else shift
-    )
+    named = {"none": "in-domain", SCANNER: "1.5 T to 3 T"}
+    named |= {family: f"{family} (unseen)" for family in UNSEEN}
+    named |= {sequence: f"{sequence}-like (sequence)" for sequence in SEQUENCES}
+    return named.get(shift, shift)
 
 
 def middle(rows: pd.DataFrame) -> pd.DataFrame:

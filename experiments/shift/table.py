@@ -17,13 +17,16 @@ from cyclopts import App
 from scipy import stats
 
 from experiments.shift.pictures import draw_gains, draw_realism
-from experiments.shift.shifts import SCANNER, UNSEEN, label, middle, order
+from experiments.shift.sequences import SEQUENCES
+from experiments.shift.shifts import FAMILIES, SCANNER, UNSEEN, label, middle, order
 from maskmend.checkpoint import CONFIG, RUN
 from maskmend.config import read_config
 from maskmend.evaluate.statistics import compare, harm
 
 IMAGE = ["segmentor", "seed", "shift", "severity", "patient", "phase"]
 """What a line of the table is about, but for the method."""
+KINDS = {"all shifts": FAMILIES, "all sequences": SEQUENCES}
+"""Shifts that are summed up together."""
 FAILED = 0.7
 """Dice below which a mask is a failure that ought to be found."""
 
@@ -139,8 +142,9 @@ def _by_method(rows: pd.DataFrame) -> str:
         cells = [f"**{shown[m]}**" if m == best else shown.get(m, "") for m in methods]
         before = 100 * at.loc[at["method"] == "none", "dice"].mean()
         lines.append(_line(label(shift), f"{before:.1f}", *cells))
-    for severity, at in whole(rows[rows["severity"] > 0]).groupby("severity"):
-        lines += _in_all(f"all shifts, severity {severity}", at, methods)
+    for kind, families in KINDS.items():
+        for severity, at in whole(rows[rows["shift"].isin(families)]).groupby("severity"):
+            lines += _in_all(f"{kind}, severity {severity}", at, methods)
     counts = rows[rows["method"] != "none"].groupby("method", sort=False).size()
     volumes = ", ".join(f"{method} {count}" for method, count in counts.items())
     note = f"\n\nVolumes in all, those of some methods fewer: {volumes}."
@@ -185,9 +189,9 @@ def _in_detail(rows: pd.DataFrame) -> str:
     rows = rows[rows["method"] == "ours"]
     groups = [(label(s), k, rows[(rows["shift"] == s) & (rows["severity"] == k)])
               for s in order(rows) for k in sorted(rows["severity"].unique())]  # fmt: skip
-    for severity, shifted in rows[rows["severity"] > 0].groupby("severity"):
-        groups.append(("all shifts", severity, shifted))
-        groups.append(("unseen shifts", severity, shifted[shifted["shift"].isin(UNSEEN)]))
+    for kind, families in {**KINDS, "unseen shifts": UNSEEN}.items():
+        shifted = rows[rows["shift"].isin(families)]
+        groups += [(kind, severity, at) for severity, at in shifted.groupby("severity")]
     for name, severity, at in groups:
         if at.empty:
             continue
@@ -206,29 +210,32 @@ def _in_detail(rows: pd.DataFrame) -> str:
 
 
 def _failures(rows: pd.DataFrame) -> str:
-    """How well predicted Dice finds masks of low Dice."""
+    """How well predicted Dice finds masks of low Dice, plain ones and those that ours leaves."""
     rows = rows[rows["method"] == "ours"]
     lines = [
-        _line("segmentor", "shift", "volumes", f"Dice below {FAILED}", "AUC", "correlation"),
-        _rule(6),
+        _line("", "", "", "plain masks", "", "", "ours", "", ""),
+        _rule(9),
+        _line("segmentor", "shift", "volumes", *2 * [f"below {FAILED}", "AUC", "correlation"]),
     ]
     for segmentor in rows["segmentor"].unique():
         own = rows[rows["segmentor"] == segmentor]
         for shift in [*order(own), None]:
             at = own if shift is None else own[own["shift"] == shift]
-            failed = at["dice"] < FAILED
-            area = auc(at["realism"], failed)
-            lines.append(
-                _line(
-                    segmentor,
-                    "all" if shift is None else label(shift),
-                    str(len(at)),
-                    str(int(failed.sum())),
-                    "" if np.isnan(area) else f"{area:.3f}",
-                    f"{at['realism'].corr(at['dice']):.2f}",
-                )
-            )
+            name = "all" if shift is None else label(shift)
+            found = [
+                *_found(at["realism_before"], at["before"]),
+                *_found(at["realism"], at["dice"]),
+            ]
+            lines.append(_line(segmentor, name, str(len(at)), *found))
     return "\n".join(lines) + "\n"
+
+
+def _found(predicted: pd.Series, dice: pd.Series) -> tuple[str, str, str]:
+    """Failures, the area under the curve, and the correlation of predicted Dice with Dice."""
+    failed = dice < FAILED
+    area = auc(predicted, failed)
+    shown = "" if np.isnan(area) else f"{area:.3f}"
+    return str(int(failed.sum())), shown, f"{predicted.corr(dice):.2f}"
 
 
 def _line(*cells: str) -> str:

@@ -102,7 +102,7 @@ def test_the_real_shift_is_a_training_of_its_own(monkeypatch, tmp_path, families
     def row(model, methods, case, family, severity, seed, segmentor):
         for name in methods:
             yield Row(segmentor, name, family, severity, seed, case.patient, case.phase,
-                      0.5, 9.0, 0.1, 0, 1.0)  # fmt: skip
+                      0.5, 9.0, 0.1, 0, 1.0, 0.1)  # fmt: skip
 
     monkeypatch.setattr(shift_run, "_rows", row)
     shift_run.main(

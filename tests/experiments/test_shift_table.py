@@ -26,6 +26,7 @@ def lines(*, seed=0, patients=12):
                         "segmentor": "gan", "method": method, "shift": shift, "severity": severity,
                         "seed": 0, "patient": f"p{patient}", "phase": "ED", "dice": value,
                         "hausdorff95_mm": 5.0, "realism": value, "steps": 0, "seconds": 1.0,
+                        "realism_before": dice,
                     }
                 )  # fmt: skip
     return pd.DataFrame(made)
@@ -138,3 +139,36 @@ def test_auc_is_the_chance_to_rank_a_pair_rightly():
     pairs = [(bad < good) + 0.5 * (bad == good) for bad in score[failed] for good in score[~failed]]
     assert shift_table.auc(score, failed) == pytest.approx(np.mean(pairs))
     assert np.isnan(shift_table.auc([0.1, 0.2], [False, False]))
+
+
+def test_failures_are_found_among_plain_masks_and_among_ours(tmp_path):
+    """Of what ours leaves too much is promised where it failed, and of plain masks too little."""
+    rows = lines()
+    ours = rows["method"] == "ours"
+    rows.loc[ours, "realism"] = np.where(rows.loc[ours, "dice"] < 0.7, 0.9, 0.8)
+    rows.loc[ours, "realism_before"] /= 2
+    rows.to_csv(tmp_path / "shift.csv", index=False)
+    shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path)
+    page = (tmp_path / "shift.md").read_text()
+    (found,) = [one for one in page.splitlines() if one.startswith("| gan | all |")]
+    *_, plain, area, correlation, left, area_of_ours, of_ours = found.strip("| ").split(" | ")
+    before = rows.loc[rows["method"] == "none", "dice"]
+    assert int(plain) == (before < 0.7).sum()
+    assert int(left) == (rows.loc[ours, "dice"] < 0.7).sum()
+    assert (area, correlation) == ("1.000", "1.00")
+    assert area_of_ours == "0.000"
+    assert float(of_ours) < 0
+
+
+def test_sequences_are_summed_up_apart(tmp_path):
+    other = lines(seed=1)[lambda rows: rows["shift"] == "noise"].assign(shift="t2")
+    other.loc[other["method"] == "ours", "dice"] += 0.2
+    pd.concat([lines(), other]).to_csv(tmp_path / "shift.csv", index=False)
+    shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path)
+    page = (tmp_path / "shift.md").read_text().splitlines()
+    for kind, gain in (("all shifts", "+4.0"), ("all sequences", "+30.0")):
+        (total,) = [one for one in page if one.startswith(f"| {kind}, severity 2 |")]
+        assert total.endswith(f"| -5.0 | {gain} |")
+        (detail,) = [one for one in page if one.startswith(f"| {kind} | 2 |")]
+        assert f"| {gain} |" in detail
+    assert any(one.startswith("| t2-like (sequence) | 2 | 12 |") for one in page)
