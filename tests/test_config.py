@@ -67,7 +67,6 @@ def message_for(tree):
         ("training.discriminator_learning_rate", 1e-4),
         ("training.class_weights", "complement"),
         ("training.stop", "loss"),
-        ("adaptation.steps", 50),
         ("adaptation.keep", "last"),
         ("adaptation.prior", "discriminator"),
         ("adaptation.instance", "patient"),
@@ -78,6 +77,12 @@ def message_for(tree):
 )
 def test_defaults_are_the_papers(field, expected):
     assert value(Config(), field) == expected
+
+
+def test_steps_are_chosen_by_themselves_and_are_the_papers_at_the_most():
+    """The paper has 50, and a number that is chosen by itself as future work."""
+    assert Config().adaptation.steps == "auto"
+    assert Config().adaptation.most_steps == 50
 
 
 @given(
@@ -116,7 +121,7 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 
 def test_differences_name_field_and_both_values():
     before, after = Config(), config_from({"adaptation": {"steps": 7}})
-    assert differences(before, after) == ["adaptation.steps: 50 -> 7"]
+    assert differences(before, after) == ["adaptation.steps: auto -> 7"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -184,10 +184,10 @@ def predict(
             torch.export file, a MONAI bundle, or an nnU-Net v2 results folder.
         images: NIfTI files, or folders of one DICOM series each (pip install 'maskmend[dicom]').
         out: Folder of the masks.
-        method: paper tunes the adaptor, steps times; guarded tries several corrections and mends
+        method: paper tunes the adaptor; guarded tries several corrections and mends
             only where that promises enough. By default the run's.
         steps: Updates of the adaptor; 0 is plain inference; auto leaves realistic masks alone and
-            stops by itself. By default the run's.
+            stops by itself, after the paper's 50 at the latest. By default the run's.
         prior: What judges the masks: discriminator, entropy, denoiser, or the folder of a prior
             that was fitted afterwards (maskmend fit-prior). By default the run's.
         instance: Adapt to all slices of a patient together, or to each alone. By default the run's.

@@ -312,10 +312,10 @@ class AdaptationConfig:
     prior: Literal["discriminator", "entropy", "denoiser"] = "discriminator"
     """What judges the predicted masks. "denoiser" tunes on each volume apart, as Karani et al. do
     (see `maskmend.rivals.follow`), and counts steps and precision alone of the other fields."""
-    steps: Steps = 50
-    """Updates of the adaptor an instance (section 4.1: 50); 0 is plain inference. "auto" takes none
-    where the plain masks are as realistic as the validation patients' were, and ends once they are
-    or the loss no longer falls, after 50 at the latest."""
+    steps: Steps = "auto"
+    """Updates of the adaptor an instance; 0 is plain inference. "auto" takes none where the plain
+    masks are as realistic as the validation patients' were, and ends once they are or the loss no
+    longer falls, after 50, the paper's number (section 4.1), at the latest."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Adam's step size. Not in the paper; 1e-4 is its step size in training."""
     instance: Literal["patient", "slice"] = "patient"
