@@ -62,7 +62,7 @@ def tell(trials: pd.DataFrame, guard: Guard) -> str:
         *_rows(trials),
         _row("**the guard**", *_guarded(trials, guard)),
         f"\nThe guard: gate {guard.gate:.3f}, steady {guard.steady:.3f}, caution"
-        f" {guard.caution:.3f}.",
+        f" {guard.caution:.3f}, outvoted {guard.outvoted:.3f}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -88,7 +88,8 @@ def _rows(trials: pd.DataFrame) -> Iterator[str]:
 def _guarded(trials: pd.DataFrame, guard: Guard) -> tuple[np.ndarray, np.ndarray]:
     draws, gains = [], []
     for (_, _, draw), rows in trials.groupby(IMAGE, sort=False):
-        taken = guard.choose(Judged(rows["predicted"].to_numpy(), rows["doubt"].to_numpy()))
+        judged = Judged(rows["predicted"].to_numpy(), rows["doubt"].to_numpy())
+        taken = guard.choose(judged, rows["shared"].iloc[0])
         draws.append(draw)
         gains.append(rows["gain"].iloc[taken])
     return np.array(draws), np.array(gains)

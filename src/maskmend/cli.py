@@ -112,7 +112,8 @@ def calibrate(run: Path, *, data: Data, draws: Count = 3, device: str | None = N
         f"a mask is mended where its predicted Dice is below {guard.gate:.2f} and another promises"
         f" {guard.caution:.1f} times its doubt, and else steadied from {guard.steady:.2f} on"
         + (
-            f", or its students' advice {guard.trust:.1f} times"
+            f", or its students' advice {guard.trust:.1f} times; it is outvoted where it agrees"
+            f" with the committee's by less than {guard.outvoted:.2f}"
             if guard.advised is not None
             else ""
         )

@@ -21,7 +21,8 @@ def trials():
             ):
                 rows.append(
                     {"patient": "p1", "draw": draw, "mask": mask, "dice": dice,
-                     "predicted": dice, "doubt": 0.1 if mask in ("own", "blend") else 0.0}
+                     "predicted": dice, "doubt": 0.1 if mask in ("own", "blend") else 0.0,
+                     "shared": 0.5 if draw else 0.95}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -39,3 +40,12 @@ def test_the_page_tells_means_harm_and_the_guards_choice():
     assert "| blend | +1.0 | 0% | -10.0 | 100% | -10.0 |" in page
     assert "| the best of each image | +1.0 | 0% | +20.0 | 0% | +1.0 |" in page
     assert "| **the guard** | +0.0 | 0% | +20.0 | 0% | +0.0 |" in page
+
+
+def test_masks_that_are_outvoted_are_counted_as_the_committees():
+    """Nothing else is ever taken; degraded images agree by 0.5 with what stands in for it."""
+    rule = {"gate": 0.0, "steady": 2.0, "caution": 0.0, "committee": 2}
+    for outvoted, gain in ((0.4, "+0.0"), (0.6, "+20.0")):
+        page = tell(trials(), Guard(**rule, outvoted=outvoted))
+        (guard,) = [one for one in page.splitlines() if one.startswith("| **the guard** |")]
+        assert guard.split(" | ")[1:4:2] == ["+0.0", gain]

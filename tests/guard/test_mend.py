@@ -23,6 +23,7 @@ from maskmend.guard.calibration import Guard
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import Quality
 from maskmend.guard.retouch import STEPS
+from maskmend.guard.ways import COMMITTEE
 from maskmend.predict import Model, load
 from maskmend.prediction import DOUBTFUL
 from maskmend.table import PREDICTIONS
@@ -86,6 +87,27 @@ def told(model, *, prefers, caution, gate=1.0, steady=2.0):
         guard=Guard(gate=gate, steady=steady, caution=caution),
     )
     return model
+
+
+def test_a_mask_that_is_unlike_the_committees_is_outvoted(model, image):
+    """Nothing is promised of the committee's mask, and nothing else is beyond doubt."""
+    model = told(model, prefers=0, caution=99.0)
+    mender, rule = mender_of(model), model.calibration.guard
+    place = mender.place(COMMITTEE)
+    assert place is not None
+    slices = model.prepare(image).slices
+    shared = mender.shared(mender.candidates(slices))
+    assert 0 < shared < 1
+    for outvoted, taken in ((shared - 0.01, False), (shared + 0.01, True)):
+        guard = dataclasses.replace(rule, committee=place, outvoted=outvoted)
+        model.calibration = dataclasses.replace(model.calibration, guard=guard)
+        made = model.predict(image)
+        if taken:
+            said = f"mended by committee: agrees with the plain mask by {shared:.2f} only"
+            assert made.decision == said
+            assert made.realism_after == pytest.approx(0.5)
+        else:
+            np.testing.assert_array_equal(made.labels, made.plain)
 
 
 def test_a_mask_that_promises_enough_is_taken(model, image):

@@ -27,7 +27,7 @@ from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import agreements
 from maskmend.guard.student import STUDENTS, Lessons, train_student, write_students
-from maskmend.guard.ways import ADVISED
+from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.predict import Model, load
 from maskmend.prediction import Prepared
 from maskmend.progress import progress_bar
@@ -105,7 +105,8 @@ def calibrate_run(
         for one in degraded:
             trials.append(one.trial(mender))
             advance()
-    calibration = calibrate(trials, mean, realistic, mender.place(ADVISED))
+    places = {"advised": mender.place(ADVISED), "committee": mender.place(COMMITTEE)}
+    calibration = calibrate(trials, mean, realistic, **places)
     write_atomically(run / TRIALS, as_table(trials, mender.names).to_csv(index=False))
     (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
     if model.students:
@@ -174,7 +175,8 @@ class _Degraded:
         candidates.append(mender.retouched(self.slices, candidates[-1]))
         labels = [self.labels, *(one.look.labels for one in candidates)]
         dice = agreements(labels, mender.classes)[0, 1:]
-        return Trial(self.patient, mender.describe(candidates), dice, self.draw)
+        features, shared = mender.describe(candidates), mender.shared(candidates)
+        return Trial(self.patient, features, dice, self.draw, shared)
 
 
 def _degraded(

@@ -87,6 +87,8 @@ class Trial:
     dice: Float[np.ndarray, " mask"]
     draw: int = 0
     """Which degraded copy it is of; 0 is the image as it is."""
+    shared: float = 1.0
+    """Dice between the plain mask and the committee's, if there is one."""
 
 
 def fit(trials: Sequence[Trial], without: str | None = None) -> Quality:
@@ -109,7 +111,9 @@ def calibrate(
     trials: Sequence[Trial],
     quantiles: Float[Tensor, " quantile"],
     realistic: float,
+    *,
     advised: int | None = None,
+    committee: int | None = None,
 ) -> Calibration:
     """Fit predicted Dice to trials, and find a guard that gained much in them without harm.
 
@@ -121,6 +125,7 @@ def calibrate(
         quantiles: Mean quantiles of the training images.
         realistic: The discriminator's mean score of true masks.
         advised: Place of the mask by students' advice, if there is one.
+        committee: Place of the committee's mask, if there is one.
 
     Raises:
         InputError: There are fewer than two patients.
@@ -131,7 +136,13 @@ def calibrate(
         quantiles=quantiles,
         realistic=realistic,
         quality=fit(trials),
-        guard=best_guard(np.array([one.dice for one in trials]), judged, advised),
+        guard=best_guard(
+            np.array([one.dice for one in trials]),
+            judged,
+            advised=advised,
+            committee=committee,
+            shared=np.array([one.shared for one in trials]),
+        ),
         correlation=_correlation(*plain),
     )
 
@@ -153,6 +164,7 @@ def as_table(trials: Sequence[Trial], names: Sequence[str]) -> pd.DataFrame:
         {
             "patient": one.patient,
             "draw": one.draw,
+            "shared": round(one.shared, 5),
             "mask": names,
             "dice": one.dice.round(5),
             "predicted": judged.dice.round(5),

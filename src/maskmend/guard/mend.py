@@ -26,7 +26,7 @@ from maskmend.guard.calibration import Calibration
 from maskmend.guard.choice import PLAIN, STEADIED
 from maskmend.guard.quality import Judged, Look, agreements, describe, figures, look
 from maskmend.guard.retouch import Aim, Retouched, retouch
-from maskmend.guard.ways import Images, Masks, Way
+from maskmend.guard.ways import COMMITTEE, Images, Masks, Way
 from maskmend.instance import Adapted
 
 _BLENDED = 5
@@ -125,6 +125,14 @@ class Mender:
         company = len(self.names) - 1
         return describe([one.look for one in candidates], self.classes, company)
 
+    def shared(self, candidates: Sequence[Candidate]) -> float:
+        """Dice between the plain mask and the committee's, if there is one; else 1."""
+        place = self.place(COMMITTEE)
+        if place is None:
+            return 1.0
+        labels = [candidates[number].look.labels for number in (PLAIN, place)]
+        return float(agreements(labels, self.classes)[0, 1])
+
     def mend(
         self, images: Images, calibration: Calibration, carried: nn.Module | None = None
     ) -> Adapted:
@@ -145,7 +153,8 @@ class Mender:
         if judged.dice[PLAIN] < guard.gate:
             candidates.append(self.retouched(images, candidates[-1], carried))
             judged = quality.judge(self.describe(candidates))
-        taken = guard.choose(judged)
+        shared = self.shared(candidates)
+        taken = guard.choose(judged, shared)
         plain, chosen = self.plain(images), candidates[taken]
         return Adapted(
             plain=plain,
@@ -155,7 +164,7 @@ class Mender:
             scores=torch.full((len(images),), float(judged.dice[taken])),
             steps=chosen.tuned.steps if chosen.tuned else 0,
             seconds=time.perf_counter() - start,
-            decision=_decision(chosen.name, judged, taken),
+            decision=_decision(chosen.name, judged, taken, shared),
             adaptor=chosen.tuned.adaptor if chosen.tuned else None,
             plain_shown=images,
             shown=chosen.way.shown(images) if taken else None,
@@ -183,11 +192,13 @@ class Mender:
         return Candidate(name=name, masks=masks, look=seen, way=way, tuned=tuned)
 
 
-def _decision(name: str, judged: Judged, taken: int) -> str:
+def _decision(name: str, judged: Judged, taken: int, shared: float) -> str:
     """For people: what was decided, and why."""
     predicted = judged.dice
     if taken == STEADIED:
         return f"steadied: predicted Dice {predicted[PLAIN]:.2f}"
+    if taken and predicted[taken] < predicted[PLAIN]:  # the regression was outvoted as well
+        return f"mended by {name}: agrees with the plain mask by {shared:.2f} only"
     if taken:
         return f"mended by {name}: Dice +{predicted[taken] - predicted[PLAIN]:.2f}"
     if best := int(predicted.argmax()):
