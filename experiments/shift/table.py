@@ -87,6 +87,8 @@ def beside_plain(table: pd.DataFrame) -> pd.DataFrame:
     if rows["before"].isna().any():
         raise ValueError("images without a line of method none cannot be compared")
     rows["gain"] = 100 * (rows["dice"] - rows["before"])
+    # Lines of a table that knew no score of plain masks have none.
+    rows["realism_before"] = pd.to_numeric(rows["realism_before"], errors="coerce")
     return rows
 
 
