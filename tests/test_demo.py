@@ -99,4 +99,4 @@ def test_the_shipped_configuration_fits_the_hearts():
     with resources.as_file(resources.files("maskmend") / "configs" / "demo.yaml") as path:
         config = read_config(path)
     assert config.preprocess.size * config.preprocess.spacing_mm > 250
-    assert config.adaptation.steps == 50
+    assert config.adaptation.method == "guarded"
