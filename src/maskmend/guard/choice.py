@@ -22,7 +22,9 @@ PLAIN, STEADIED = 0, 1
 """Where these stand among the masks of a volume."""
 _NEVER = 2.0  # no predicted Dice is as high
 _MARGIN = 1.25
+"""Times the most disagreement with which the committee harmed a validation image."""
 _MOST_OUTVOTED = 0.8
+"""And no higher: that of few images can be too high by luck (docs/log.md)."""
 _GATES = np.linspace(0.4, 1, 25)
 _CAUTIONS = np.linspace(0, 15, 31)
 _TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0)
