@@ -20,7 +20,9 @@ def unit():
 
 
 def test_the_seed_decides(unit):
-    a, b, c = (spoil(unit[:, None], PREPROCESS, np.random.default_rng(s)) for s in (1, 1, 2))
+    a, b, c = (
+        spoil(unit[:, None], clouds, PREPROCESS, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
     torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not torch.equal(a, c)
 
@@ -53,9 +55,10 @@ def test_shuffled_squares_keep_their_pixels(unit):
     torch.testing.assert_close(shuffled_.flatten(1).sort(1)[0], unit.flatten(1).sort(1)[0])
 
 
-def test_spoilt_images_are_standardised(unit):
-    for seed in range(10):
-        spoilt = spoil(unit[:, None], PREPROCESS, np.random.default_rng(seed))
+@pytest.mark.parametrize("artefact", ARTEFACTS)
+def test_spoilt_images_are_standardised(unit, artefact):
+    for seed in range(4):
+        spoilt = spoil(unit[:, None], artefact, PREPROCESS, np.random.default_rng(seed))
         assert spoilt.shape == unit[:, None].shape
         assert spoilt.isfinite().all()
         assert spoilt.median().abs() < 1e-3
@@ -80,4 +83,4 @@ def test_a_random_filter_leaves_flat_regions_flat(unit):
 
 def test_a_flat_image_stays_as_it_is():
     flat = torch.zeros(2, 1, 56, 56)
-    assert torch.equal(spoil(flat, PREPROCESS, np.random.default_rng(0)), flat)
+    assert torch.equal(spoil(flat, clouds, PREPROCESS, np.random.default_rng(0)), flat)

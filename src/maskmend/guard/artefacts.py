@@ -30,19 +30,21 @@ with warnings.catch_warnings():
 _KERNEL = 5
 
 
-def spoil(images: Images, preprocess: PreprocessConfig, rng: np.random.Generator) -> Images:
+Artefact = Callable[[Unit, np.random.Generator], Unit]
+
+
+def spoil(
+    images: Images, artefact: Artefact, preprocess: PreprocessConfig, rng: np.random.Generator
+) -> Images:
     """The slices of a volume with an artefact, standardised again.
 
     Args:
         images: Standardised slices.
+        artefact: One of `ARTEFACTS`.
         preprocess: How slices are standardised.
         rng: The source of all randomness.
     """
-
-    def with_artefact(unit: Unit) -> Unit:
-        return ARTEFACTS[int(rng.integers(len(ARTEFACTS)))](unit, rng)
-
-    spoilt = changed(images, with_artefact, preprocess)
+    spoilt = changed(images, lambda unit: artefact(unit, rng), preprocess)
     return images if spoilt is None else spoilt
 
 
@@ -79,13 +81,7 @@ def shuffled(unit: Unit, rng: np.random.Generator) -> Unit:
     return _drawn(transform, unit, rng)
 
 
-ARTEFACTS: Sequence[Callable[[Unit, np.random.Generator], Unit]] = (
-    clouds,
-    convolved,
-    holes,
-    shuffled,
-    recoloured,
-)
+ARTEFACTS: Sequence[Artefact] = (clouds, convolved, holes, shuffled, recoloured)
 
 
 def _squares(unit: Unit) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
 from maskmend.degrade import degrade_volume
 from maskmend.errors import InputError
-from maskmend.guard.artefacts import spoil
+from maskmend.guard.artefacts import ARTEFACTS, spoil
 from maskmend.guard.calibration import Calibration, Trial, as_table, calibrate, check_enough
 from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
@@ -97,7 +97,7 @@ def calibrate_run(
         degraded: list[_Degraded] = []
         for number, case in enumerate(validation):
             rng = np.random.default_rng([model.config.seed, number])
-            degraded.extend(_degraded(model, case, draws, rng))
+            degraded.extend(_degraded(model, case, number * draws, draws, rng))
         mender = model.mender(mean, 0.0, model.settings())
         realistic = float(np.mean([one.realism(mender) for one in degraded if not one.draw]))
         mender = dataclasses.replace(mender, realistic=realistic)
@@ -180,18 +180,21 @@ class _Degraded:
 
 
 def _degraded(
-    model: Model, case: Case, draws: int, rng: np.random.Generator
+    model: Model, case: Case, before: int, draws: int, rng: np.random.Generator
 ) -> Iterator[_Degraded]:
+    """The image as it is, degraded copies, and as many with artefacts: so many came `before`."""
     assert case.image is not None
     prepared, preprocess = model.prepare(case.image), model.config.preprocess
     labels = _truth(model, case, prepared)
     for draw in range(1 + 2 * draws):
         slices = prepared.slices
         if draw:
+            # Artefacts come in turn: of some twenty patients' images, chance would show one seldom.
+            artefact = ARTEFACTS[(before + draw) % len(ARTEFACTS)]
             degraded = (
                 degrade_volume(slices, DegradationConfig(), preprocess, rng)
                 if draw <= draws
-                else spoil(slices, preprocess, rng)
+                else spoil(slices, artefact, preprocess, rng)
             )
             # Between the two: a guard must know mild changes, in which there is less to gain.
             slices = torch.lerp(slices, degraded, float(rng.uniform(0.25, 1)))
