@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maskmend.guard.choice import FEW, HARM, NEVER, PLAIN, STEADIED, Guard, best_guard
+from maskmend.guard.choice import FEW, HARM, NEVER, PLAIN, STEADIED, WORST, Guard, best_guard
 from maskmend.guard.quality import Judged
 
 
@@ -42,29 +42,33 @@ def test_the_students_are_asked_before_steadying_whatever_the_gate_says():
 
 
 def test_a_committee_outvotes_a_mask_that_is_unlike_its_own():
-    """Whatever is promised; but one beyond doubt is taken before."""
-    one = judged([0.7, 0.7, 0.9, 0.5], [0, 0.01, 0.1, 0.01])
+    """However little is promised; but one beyond doubt is taken before."""
+    one = judged([0.7, 0.7, 0.9, 0.71], [0, 0.01, 0.1, 0.1])
     rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "committee": 3, "outvoted": 0.8}
     assert Guard(**rule).choose(one, 0.79) == 3
     assert Guard(**rule).choose(one, 0.8) == STEADIED
     assert Guard(**rule).choose(one) == STEADIED
     assert Guard(**rule | {"gate": 1, "caution": 1.0}).choose(one, 0.79) == 2
+    nothing = judged([0.7, 0.7, 0.9, 0.7], [0, 0.01, 0.1, 0.1])
+    assert Guard(**rule).choose(nothing, 0.79) == STEADIED
 
 
 @pytest.mark.parametrize("harmless_below", [0.4, 0.6, 1.0])
 def test_a_mask_is_outvoted_only_well_below_where_the_committee_did_harm(harmless_below):
-    """The committee is far better where it is unlike the plain mask; nothing tells its Dice."""
+    """It is far better where it is unlike the plain mask; next to nothing tells its Dice."""
     rng = np.random.default_rng(0)
     shared = rng.uniform(0.2, 1, 300)
     gain = np.where(shared < harmless_below, 0.2, rng.choice([-0.05, 0.06], 300))
     plain = rng.uniform(0.3, 0.7, 300)
     dice = np.column_stack([plain, plain, plain + gain])
-    told = [judged([0.5, 0.5, 0.5], [0, 0.1, 0.1])] * 300
+    told = [judged([0.5, 0.5, 0.51], [0, 0.1, 10])] * 300
     guard = best_guard(dice, told, committee=2, shared=shared)
     assert guard.outvoted < harmless_below
     assert guard.outvoted == pytest.approx(min(0.8, 1 - 1.25 * (1 - harmless_below)), abs=0.02)
     taken = np.array([guard.choose(one, agreed) for one, agreed in zip(told, shared, strict=True)])
-    assert ((taken == 2) == (shared < guard.outvoted)).all()
+    assert (taken[shared < guard.outvoted] == 2).all()
+    if harmless_below < 1:  # else any promise is enough, vote or not
+        assert (taken[shared >= guard.outvoted] != 2).all()
     assert best_guard(dice, told).outvoted == 0
 
 
@@ -84,4 +88,4 @@ def test_the_guard_that_is_found_keeps_to_the_limits(advised):
     gains = np.array([d[guard.choose(one)] - d[PLAIN] for one, d in zip(told, dice, strict=True)])
     assert gains.mean() > 0.01
     assert np.mean(gains < -HARM) <= FEW
-    assert gains.min() >= -3 * HARM
+    assert gains.min() >= -WORST

@@ -4,20 +4,22 @@ A mask is known here by its place among those of a volume, and by what is expect
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from maskmend.guard.quality import Judged
 
-HARM = 0.01
-"""Loss of Dice that counts as harm."""
+HARM = 0.005
+"""Loss of Dice that counts as harm where a guard is chosen, half of what users should not see: what
+is just harmless enough on some images is not on others."""
 FEW = 0.005
-"""Share of the validation images that may be harmed, by three times as much at the most. So none of
-fewer than 200: what is chosen to be just harmless enough on these is not on others."""
-_NEARLY = 0.9
+"""Share of the validation images that may be harmed; so none of fewer than 200."""
+WORST = 0.03
+"""Loss that none of them may have."""
+_NEARLY = 0.97
 PLAIN, STEADIED = 0, 1
 """Where these stand among the masks of a volume."""
 _NEVER = 2.0  # no predicted Dice is as high
@@ -26,9 +28,10 @@ _MARGIN = 1.25
 _MOST_OUTVOTED = 0.8
 """And no higher: that of few images can be too high by luck (docs/log.md)."""
 _GATES = np.linspace(0.4, 1, 25)
-_CAUTIONS = np.linspace(0, 15, 31)
-_TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0)
-_STEADIES = (*np.linspace(0.4, 1, 13), _NEVER)
+_DOUBTS = (0.0, *2.0 ** np.arange(-1, 4.5, 0.5))
+_STEADIES = (*np.linspace(0.4, 1, 7), _NEVER)
+
+Several = Float[np.ndarray, "trial mask"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,8 @@ class Guard:
     committee: int | None = None
     """Place of the committee's mask, if there is one."""
     outvoted: float = 0.0
-    """Dice between the plain mask and the committee's below which the committee is right, whatever
-    is predicted: a regression knows the shifts that it was fitted on, a vote needs to know none."""
+    """Dice between the plain mask and the committee's below which any promise of the committee's
+    is enough: a regression knows the shifts that it was fitted on, a vote needs to know none."""
 
     def choose(self, judged: Judged, shared: float = 1.0) -> int:
         """The mask of the highest predicted Dice among those that promise enough.
@@ -63,16 +66,23 @@ class Guard:
             Its number. If none does, or the plain mask is good enough, that of the committee, the
             advised, the steadied or the plain one.
         """
-        plain, promised = judged.dice[PLAIN], judged.dice - judged.dice[PLAIN]
-        enough = promised > self.caution * judged.doubt
-        if plain < self.gate and enough.any():
-            return int(np.where(enough, judged.dice, -1).argmax())
-        if self.committee is not None and shared < self.outvoted:
-            return self.committee
-        place = self.advised
-        if place is not None and promised[place] > self.trust * judged.doubt[place]:
-            return place
-        return STEADIED if plain >= self.steady else PLAIN
+        return int(self.taken(judged.dice[None], judged.doubt[None], np.array([shared]))[0])
+
+    def taken(
+        self, dice: Several, doubt: Several, shared: Float[np.ndarray, " trial"]
+    ) -> Int[np.ndarray, " trial"]:
+        """What `choose` does, of several volumes."""
+        plain = dice[:, PLAIN]
+        promised = dice - plain[:, None]
+        taken = np.where(plain >= self.steady, STEADIED, PLAIN)
+        if self.advised is not None:
+            asked = promised[:, self.advised] > self.trust * doubt[:, self.advised]
+            taken[asked] = self.advised
+        if self.committee is not None:
+            taken[(shared < self.outvoted) & (promised[:, self.committee] > 0)] = self.committee
+        enough = promised > self.caution * doubt
+        mended = (plain < self.gate) & enough.any(1)
+        return np.where(mended, np.where(enough, dice, -1).argmax(1), taken)
 
 
 NEVER = Guard(gate=0.0, steady=_NEVER, caution=0.0)
@@ -80,16 +90,17 @@ NEVER = Guard(gate=0.0, steady=_NEVER, caution=0.0)
 
 
 def best_guard(
-    dice: Float[np.ndarray, "trial mask"],
+    dice: Several,
     judged: Sequence[Judged],
     *,
     advised: int | None = None,
     committee: int | None = None,
     shared: Float[np.ndarray, " trial"] | None = None,
 ) -> Guard:
-    """The most cautious that gains nearly as much as any with which few masks are harmed.
+    """The most cautious that gains nearly as much as any that harms few masks.
 
-    A new scanner shows what no validation image did; caution is what covers it.
+    A new scanner shows what no validation image did, and caution is what covers it: so half as
+    much of it, and of trust's standard errors, has to be enough on these, if that can be had.
 
     Args:
         dice: True Dice of every trial's masks, in the order of `Judged`.
@@ -99,43 +110,46 @@ def best_guard(
         shared: Each trial's Dice between the plain mask and the committee's; needed with it.
     """
     gains = dice - dice[:, [PLAIN]]
-    outvoted, voted = 0.0, np.zeros(len(dice), dtype=bool)
-    if committee is not None and shared is not None:
-        outvoted = _outvoted(gains[:, committee], shared)
-        voted = shared < outvoted
-    predicted = np.array([one.dice for one in judged])
-    doubt = np.array([one.doubt for one in judged])
-    rows, plain = np.arange(len(dice)), predicted[:, PLAIN]
-    promised = predicted - plain[:, None]
-    asking = [(None, 0.0), *((advised, trust) for trust in _TRUSTS if advised)]
-    harmless: list[tuple[float, Guard]] = [(0.0, NEVER)]
-    for gate, caution in itertools.product(_GATES, _CAUTIONS):
-        # As `Guard.choose` does, but for all trials at once.
-        enough = promised > caution * doubt
-        mended = (plain < gate) & enough.any(1)
-        best = np.where(enough, predicted, -1).argmax(1)
-        for place, trust in asking:
-            asked = promised[:, place] > trust * doubt[:, place] if place else np.zeros_like(mended)
-            for steady in _STEADIES:
-                taken = np.where(plain >= steady, STEADIED, PLAIN)
-                taken[asked] = place or PLAIN
-                taken[voted] = committee or PLAIN
-                taken[mended] = best[mended]
-                gain = gains[rows, taken]
-                if np.count_nonzero(gain < -HARM) <= FEW * len(dice) and gain.min() >= -3 * HARM:
-                    guard = Guard(
-                        gate=float(gate),
-                        steady=float(steady),
-                        caution=float(caution),
-                        advised=place,
-                        trust=trust,
-                        committee=committee,
-                        outvoted=outvoted,
-                    )
-                    harmless.append((float(gain.mean()), guard))
-    enough_gain = _NEARLY * max(gain for gain, _ in harmless)
-    near = [(guard.caution, gain, guard) for gain, guard in harmless if gain >= enough_gain]
+    shared = np.ones(len(dice)) if shared is None else shared
+    told = (np.array([one.dice for one in judged]), np.array([one.doubt for one in judged]), shared)
+    rows = np.arange(len(dice))
+
+    def gained(guard: Guard) -> Float[np.ndarray, " trial"]:
+        return gains[rows, guard.taken(*told)]
+
+    outvoted = 0.0 if committee is None else _outvoted(gains[:, committee], shared)
+    harmless, by_far = list[tuple[float, Guard]](), list[tuple[float, Guard]]()
+    for guard in _guards(advised, committee, outvoted):
+        gain = gained(guard)
+        if gain.mean() > 0 and _harms_few(gain):
+            harmless.append((float(gain.mean()), guard))
+            daring = replace(guard, caution=guard.caution / 2, trust=guard.trust / 2)
+            if _harms_few(gained(daring)):
+                by_far.append(harmless[-1])
+    found = by_far or harmless or [(0.0, NEVER)]
+    enough = _NEARLY * max(gain for gain, _ in found)
+    near = [(guard.caution, gain, guard) for gain, guard in found if gain >= enough]
     return max(near, key=lambda one: one[:2])[-1]
+
+
+def _guards(advised: int | None, committee: int | None, outvoted: float) -> Iterator[Guard]:
+    advice = [(None, 0.0)] if advised is None else [(None, 0.0), *((advised, t) for t in _DOUBTS)]
+    for gate, caution, steady in itertools.product(_GATES, _DOUBTS, _STEADIES):
+        for place, trust in advice:
+            yield Guard(
+                gate=float(gate),
+                steady=float(steady),
+                caution=float(caution),
+                advised=place,
+                trust=float(trust),
+                committee=committee,
+                outvoted=outvoted,
+            )
+
+
+def _harms_few(gain: Float[np.ndarray, " trial"]) -> bool:
+    few = FEW * len(gain)
+    return bool(np.count_nonzero(gain < -HARM) <= few and gain.min() >= -WORST)
 
 
 def _outvoted(gains: Float[np.ndarray, " trial"], shared: Float[np.ndarray, " trial"]) -> float:

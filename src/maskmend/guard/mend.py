@@ -153,8 +153,7 @@ class Mender:
         if judged.dice[PLAIN] < guard.gate:
             candidates.append(self.retouched(images, candidates[-1], carried))
             judged = quality.judge(self.describe(candidates))
-        shared = self.shared(candidates)
-        taken = guard.choose(judged, shared)
+        taken = guard.choose(judged, self.shared(candidates))
         plain, chosen = self.plain(images), candidates[taken]
         return Adapted(
             plain=plain,
@@ -164,7 +163,7 @@ class Mender:
             scores=torch.full((len(images),), float(judged.dice[taken])),
             steps=chosen.tuned.steps if chosen.tuned else 0,
             seconds=time.perf_counter() - start,
-            decision=_decision(chosen.name, judged, taken, shared),
+            decision=_decision(chosen.name, judged, taken),
             adaptor=chosen.tuned.adaptor if chosen.tuned else None,
             plain_shown=images,
             shown=chosen.way.shown(images) if taken else None,
@@ -192,13 +191,11 @@ class Mender:
         return Candidate(name=name, masks=masks, look=seen, way=way, tuned=tuned)
 
 
-def _decision(name: str, judged: Judged, taken: int, shared: float) -> str:
+def _decision(name: str, judged: Judged, taken: int) -> str:
     """For people: what was decided, and why."""
     predicted = judged.dice
     if taken == STEADIED:
         return f"steadied: predicted Dice {predicted[PLAIN]:.2f}"
-    if taken and predicted[taken] < predicted[PLAIN]:  # the regression was outvoted as well
-        return f"mended by {name}: agrees with the plain mask by {shared:.2f} only"
     if taken:
         return f"mended by {name}: Dice +{predicted[taken] - predicted[PLAIN]:.2f}"
     if best := int(predicted.argmax()):
