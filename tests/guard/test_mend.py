@@ -18,6 +18,7 @@ from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.split import random_split
 from maskmend.errors import ConfigError, InputError
+from maskmend.guard.artefacts import ARTEFACTS, spoil
 from maskmend.guard.calibrate import TRIALS, calibrate_run
 from maskmend.guard.calibration import Guard
 from maskmend.guard.mend import Mender
@@ -276,6 +277,18 @@ def test_calibration_is_the_same_when_done_again(run, hearts):
     saved = json.loads((run / CALIBRATION).read_text())
     calibrate_run(run, hearts, draws=1, device="cpu", console=Console(quiet=True))
     assert json.loads((run / CALIBRATION).read_text()) == saved
+
+
+def test_artefacts_come_in_turn(run, hearts, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "maskmend.guard.calibrate.spoil",
+        lambda images, artefact, *rest: (shown.append(artefact), spoil(images, artefact, *rest))[1],
+    )
+    calibrate_run(run, hearts, draws=1, device="cpu", console=Console(quiet=True))
+    places = [ARTEFACTS.index(one) for one in shown]
+    assert len(places) > 1
+    assert places == [(places[0] + turn) % len(ARTEFACTS) for turn in range(len(places))]
 
 
 def test_every_mask_of_the_calibration_is_told(run, hearts):
