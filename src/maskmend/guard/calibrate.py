@@ -25,7 +25,7 @@ from maskmend.guard.artefacts import ARTEFACTS, spoil
 from maskmend.guard.calibration import Calibration, Trial, as_table, calibrate, check_enough
 from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
-from maskmend.guard.quality import agreements
+from maskmend.guard.quality import agreements, labels_of
 from maskmend.guard.student import STUDENTS, Lessons, train_student, write_students
 from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.predict import Model, load
@@ -150,8 +150,7 @@ def _plain(
     model: Model, slices: Float[Tensor, "slice 1 height width"]
 ) -> UInt8[Tensor, "slice height width"]:
     networks = model.networks
-    logits = networks.segmentor(networks.adaptor(slices.to(model.device)))
-    return logits.argmax(1).to("cpu", torch.uint8)
+    return labels_of(networks.segmentor(networks.adaptor(slices.to(model.device)))).cpu()
 
 
 @dataclass(frozen=True)

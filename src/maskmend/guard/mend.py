@@ -24,7 +24,15 @@ from torch import Tensor, nn
 from maskmend.components import largest_pieces, one_hot
 from maskmend.guard.calibration import Calibration
 from maskmend.guard.choice import PLAIN, STEADIED
-from maskmend.guard.quality import Judged, Look, agreements, describe, figures, look
+from maskmend.guard.quality import (
+    Judged,
+    Look,
+    agreements,
+    describe,
+    figures,
+    labels_of,
+    look,
+)
 from maskmend.guard.retouch import Aim, Retouched, retouch
 from maskmend.guard.ways import COMMITTEE, Images, Masks, Way
 from maskmend.instance import Adapted
@@ -171,7 +179,7 @@ class Mender:
 
     def _steady(self, plain: Masks, images: Images) -> Masks:
         masks = torch.stack([plain, *(way.masks(images) for way in self.neighbours)]).mean(0)
-        labels = masks.max(1).indices.to(torch.uint8).cpu()
+        labels = labels_of(masks).cpu()
         specks = (labels != largest_pieces(labels)).to(masks.device)
         nothing = one_hot(torch.zeros_like(labels), self.classes).to(masks)
         return torch.where(specks[:, None], nothing, masks)
