@@ -307,7 +307,7 @@ class AdaptationConfig:
     students: int = Field(default=2, ge=0)
     """Noisy students, copies of the segmentor that are shown degraded images when the run is
     calibrated, and that "guarded" asks for other opinions."""
-    student_iterations: int = Field(default=800, gt=0)
+    student_iterations: int = Field(default=2400, gt=0)
     """Updates of each student."""
     prior: Literal["discriminator", "entropy", "denoiser"] = "discriminator"
     """What judges the predicted masks. "denoiser" tunes on each volume apart, as Karani et al. do
