@@ -188,13 +188,12 @@ def _degraded(
     for draw in range(1 + 2 * draws):
         slices = prepared.slices
         if draw:
-            # Artefacts come in turn: of some twenty patients' images, chance would show one seldom.
-            artefact = ARTEFACTS[(before + draw) % len(ARTEFACTS)]
-            degraded = (
-                degrade_volume(slices, DegradationConfig(), preprocess, rng)
-                if draw <= draws
-                else spoil(slices, artefact, preprocess, rng)
-            )
+            if draw <= draws:
+                degraded = degrade_volume(slices, DegradationConfig(), preprocess, rng)
+            else:
+                # In turn: of some twenty patients' images, chance would show one kind seldom.
+                artefact = ARTEFACTS[(before + draw) % len(ARTEFACTS)]
+                degraded = spoil(slices, artefact, preprocess, rng)
             # Between the two: a guard must know mild changes, in which there is less to gain.
             slices = torch.lerp(slices, degraded, float(rng.uniform(0.25, 1)))
         yield _Degraded(case.patient, draw, slices.to(model.device), labels)

@@ -118,7 +118,8 @@ def best_guard(
         return gains[rows, guard.taken(*told)]
 
     outvoted = 0.0 if committee is None else _outvoted(gains[:, committee], shared)
-    harmless, by_far = list[tuple[float, Guard]](), list[tuple[float, Guard]]()
+    harmless: list[tuple[float, Guard]] = []
+    by_far: list[tuple[float, Guard]] = []
     for guard in _guards(advised, committee, outvoted):
         gain = gained(guard)
         if gain.mean() > 0 and _harms_few(gain):
