@@ -140,7 +140,7 @@ def read_details(out: Path, name: str) -> Details | None:
             arrays = np.load(file, allow_pickle=False)
             grid = SliceGrid(
                 orientation=arrays["grid.orientation"],
-                slice_axis=int(arrays["grid.slice_axis"]),
+                axes=str(arrays["grid.axes"]),
                 shape=tuple(arrays["grid.shape"].tolist()),
                 pixel_mm=tuple(arrays["grid.pixel_mm"].tolist()),
                 spacing_mm=float(arrays["grid.spacing_mm"]),
@@ -254,5 +254,5 @@ def _changed(plain: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _slice_mm(volume: Volume, grid: SliceGrid) -> float:
-    (axis,) = np.flatnonzero(grid.orientation[:, 0] == grid.slice_axis)
+    (axis,) = np.flatnonzero(grid.orientation[:, 0] == 2)
     return volume.spacing_mm[int(axis)]

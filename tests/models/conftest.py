@@ -9,7 +9,7 @@ from tests.models.given import write_prior
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=1, seed=0, size=32, spacing_mm=9.5)
+    write_cohort(root, patients=1, seed=0, size=36, spacing_mm=8.5)
     return sorted((root / "images").iterdir())
 
 

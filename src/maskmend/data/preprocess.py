@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskmend.config import PreprocessConfig
+from maskmend.data.orientation import upright
 from maskmend.data.volume import Volume
 from maskmend.errors import InputError
 
@@ -26,9 +27,9 @@ class SliceGrid:
     """How the slices of one volume lie in it: everything needed to go back."""
 
     orientation: np.ndarray
-    """nibabel's orientation array, from the file's axes to left-posterior-superior ones."""
-    slice_axis: int
-    """Axis of the slices among the reoriented ones."""
+    """nibabel's, from the file's axes to height, width and slices; see `orientation.upright`."""
+    axes: str
+    """Where these run to, such as LPS: to the left, posterior and superior."""
     shape: tuple[int, int, int]
     """Slices, height and width of the volume before resampling."""
     pixel_mm: tuple[float, float]
@@ -51,14 +52,9 @@ class SliceGrid:
 def grid_of(volume: Volume, config: PreprocessConfig) -> SliceGrid:
     """How the volume will be sliced.
 
-    The in-plane axes are turned to the left-posterior-superior order of their headers, so that a
-    flipped or transposed copy of a file gives the same slices.
+    The axes are turned as the header says, so that a flipped or transposed copy of a file gives the
+    same slices.
     """
-    orientation = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(volume.affine),
-        nib.orientations.axcodes2ornt(("L", "P", "S")),
-    )
-    reordered = np.argsort(orientation[:, 0])
     spacing = np.asarray(volume.spacing_mm)
     file_axis: int
     if config.slice_axis != "auto":
@@ -68,14 +64,14 @@ def grid_of(volume: Volume, config: PreprocessConfig) -> SliceGrid:
     else:
         # The last of the largest: slices are thicker than their pixels are wide.
         file_axis = int(np.flatnonzero(np.isclose(spacing, spacing.max(), rtol=0.05))[-1])
-    slice_axis = int(orientation[file_axis, 0])
-    in_plane = [int(axis) for i, axis in enumerate(reordered) if i != slice_axis]
+    orientation, axes = upright(volume.affine, file_axis)
+    height, width, slices = (int(axis) for axis in np.argsort(orientation[:, 0]))
     shape = volume.voxels.shape
     return SliceGrid(
         orientation=orientation,
-        slice_axis=slice_axis,
-        shape=(shape[file_axis], shape[in_plane[0]], shape[in_plane[1]]),
-        pixel_mm=(float(spacing[in_plane[0]]), float(spacing[in_plane[1]])),
+        axes=axes,
+        shape=(shape[slices], shape[height], shape[width]),
+        pixel_mm=(float(spacing[height]), float(spacing[width])),
         spacing_mm=config.spacing_mm,
         size=config.size,
     )
@@ -161,11 +157,10 @@ def labels_on_grid(
         sampled = functional.grid_sample(one, points, padding_mode="zeros", align_corners=False)
         labels.append(_with_background(sampled).argmax(1).to(torch.uint8))
     slices = torch.cat(labels).numpy()
-    reoriented = np.moveaxis(slices, 0, grid.slice_axis)
-    back = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt(("L", "P", "S")),
-        _file_orientation(grid),
-    )
+    reoriented = np.moveaxis(slices, 0, 2)
+    # Of a permutation with flips, the way back is the same flips of the inverse permutation.
+    back = np.empty_like(grid.orientation)
+    back[grid.orientation[:, 0]] = np.column_stack([np.arange(3), grid.orientation[:, 1]])
     return np.ascontiguousarray(nib.orientations.apply_orientation(reoriented, back))
 
 
@@ -187,16 +182,7 @@ def touches_crop(labels: Int[Tensor, "slice height width"], grid: SliceGrid) -> 
 
 def _to_slices(voxels: np.ndarray, grid: SliceGrid) -> np.ndarray:
     reoriented = nib.orientations.apply_orientation(voxels, grid.orientation)
-    return np.ascontiguousarray(np.moveaxis(reoriented, grid.slice_axis, 0))
-
-
-def _file_orientation(grid: SliceGrid) -> np.ndarray:
-    """Orientation of the file, from the transform to left-posterior-superior axes."""
-    target = nib.orientations.axcodes2ornt(("L", "P", "S"))
-    file = np.empty_like(target)
-    for axis, (to, flip) in enumerate(grid.orientation):
-        file[axis] = target[int(to), 0], target[int(to), 1] * flip
-    return file
+    return np.ascontiguousarray(np.moveaxis(reoriented, 2, 0))
 
 
 def _smooth(slices: np.ndarray, grid: SliceGrid) -> np.ndarray:

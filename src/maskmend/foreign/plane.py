@@ -9,13 +9,13 @@ Axes: slice, class, height, width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import nibabel as nib
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from maskmend.config import PreprocessConfig
+from maskmend.data.orientation import upright
 from maskmend.data.volume import Volume
 from maskmend.priors import Prior
 
@@ -25,7 +25,7 @@ Images = Float[Tensor, "slice channel height width"]
 
 @dataclass(frozen=True, kw_only=True)
 class Plane:
-    """Where a model's slices lie among the left-posterior-superior axes that priors know."""
+    """Where a model's slices lie in those that priors know; see `orientation.upright`."""
 
     size_mm: tuple[float, float]
     """Height and width of a slice, once turned."""
@@ -45,10 +45,8 @@ class Plane:
             axes: The file's axes along height and width.
             box: The voxels along them that the slices hold.
         """
-        orientation = nib.orientations.ornt_transform(
-            nib.orientations.io_orientation(volume.affine),
-            nib.orientations.axcodes2ornt(("L", "P", "S")),
-        )
+        (slices,) = {0, 1, 2}.difference(axes)
+        orientation, _ = upright(volume.affine, slices)
         transposed = bool(orientation[axes[0], 0] > orientation[axes[1], 0])
         along = [(axes[0], box[0]), (axes[1], box[1])]
         flipped, sizes, centres = [], [], []

@@ -62,13 +62,12 @@ class View:
 
     @property
     def axes(self) -> str:
-        """Where columns, rows and slices lead: left, posterior, superior or inferior."""
-        return {0: "PIL", 1: "LIP", 2: "LPS"}[self.grid.slice_axis]
+        """Where columns, rows and slices lead: left, posterior, superior, ..."""
+        return self.grid.axes
 
     def _upright(self, array: np.ndarray) -> np.ndarray:
-        # Networks have the first of left, posterior, superior along the height.
-        upright = array[self.first :: self.every].swapaxes(1, 2)
-        return upright if self.grid.slice_axis == 2 else upright[:, ::-1]
+        # Networks have along the height what people have along the width.
+        return array[self.first :: self.every].swapaxes(1, 2)
 
 
 def pooled(frames: np.ndarray, factor: int) -> np.ndarray:
