@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.shift.sequences import SEQUENCES
-from experiments.shift.shifts import FAMILIES, SCANNER, UNSEEN, label, middle, order
+from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, UNSEEN, label, middle, order
 
 
 def draw_gains(rows: pd.DataFrame, path: Path) -> None:
@@ -55,7 +55,9 @@ def draw_realism(rows: pd.DataFrame, path: Path) -> None:
         "shifted": ("#0072B2", [SCANNER, *set(FAMILIES).difference(UNSEEN)]),
         "shifted, unseen": ("#D55E00", UNSEEN),
         "another sequence": ("#009E73", SEQUENCES),
+        "a header that lies": ("#CC79A7", [HEADER]),
     }
+    kinds = {name: of for name, of in kinds.items() if rows["shift"].isin(of[1]).any()}
     pairs = {"plain": ("realism_before", "before"), "ours": ("realism", "dice")}
     for (y, segmentor), (x, masks) in itertools.product(enumerate(segmentors), enumerate(pairs)):
         axes, (predicted, true) = grid[y, x], pairs[masks]

@@ -25,7 +25,7 @@ import maskmend
 from experiments.lines import append, keys_of
 from experiments.shift.methods import METHODS, Method, method_of, prepare
 from experiments.shift.sequences import SEQUENCES
-from experiments.shift.shifts import FAMILIES, SCANNER, SEVERITIES, shifted
+from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, SEVERITIES, shifted
 from maskmend.checkpoint import CALIBRATION, RUN, read_split
 from maskmend.config import read_config
 from maskmend.data.cohort import Case
@@ -89,6 +89,7 @@ def main(
         SCANNER,
         *FAMILIES,
         *SEQUENCES,
+        HEADER,
     ),
     severities: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = SEVERITIES,
     patients: int | None = None,
@@ -190,7 +191,7 @@ def _rows(
     assert case.mask is not None
     volume = read_image(case.image)
     truth = read_mask(case.mask, labels=range(model.config.data.classes), like=volume)
-    if family in FAMILIES or family in SEQUENCES:
+    if family not in (NONE, SCANNER):
         volume = shifted(volume, family, severity, seed, truth)
     prepared = model.prepare_volume(volume)
     for name, method in methods.items():

@@ -36,6 +36,9 @@ UNSEEN = ("gibbs", "spikes", "ghosts", "lowres")
 SEVERITIES = (1, 2, 3)
 SCANNER = "3T"
 """The real shift: trained on patients of 1.5 T scanners, tested on those of 3 T."""
+HEADER = "header"
+"""No change of the image: its header lies, so that networks see it mirrored (severity 1), turned by
+half (2), or its rows as columns (3)."""
 
 
 def bias(image: Image, severity: int, rng: np.random.Generator) -> Image:
@@ -125,6 +128,13 @@ FAMILIES: dict[str, Callable[[Image, int, np.random.Generator], Image]] = {
 }
 
 
+_LIES = (
+    np.diag([-1.0, 1, 1, 1]),
+    np.diag([-1.0, -1, 1, 1]),
+    np.eye(4)[[1, 0, 2, 3]],
+)
+
+
 def shifted(
     volume: Volume, family: str, severity: int, seed: int, truth: Volume | None = None
 ) -> Volume:
@@ -132,11 +142,13 @@ def shifted(
 
     Args:
         volume: An image whose last axis runs through the slices.
-        family: One of `FAMILIES` or `SEQUENCES`.
+        family: One of `FAMILIES` or `SEQUENCES`, or `HEADER`.
         severity: 1, 2 or 3.
         seed: With the volume's name the source of all randomness.
         truth: The true mask, which sequences need.
     """
+    if family == HEADER:
+        return dataclasses.replace(volume, affine=volume.affine @ _LIES[severity - 1])
     rng = np.random.default_rng([seed, severity, *family.encode(), *volume.name.encode()])
     voxels = _slices_first(volume).astype(np.float32)
     top = np.percentile(voxels, 99.5)
@@ -158,14 +170,14 @@ def _slices_first(volume: Volume) -> np.ndarray:
 
 def order(rows: pd.DataFrame) -> list[str]:
     """The shifts of a table: images as they are first, then in the order of their definition."""
-    known = ["none", SCANNER, *FAMILIES, *SEQUENCES]
+    known = ["none", SCANNER, *FAMILIES, *SEQUENCES, HEADER]
     found = list(rows["shift"].unique())
     return sorted(found, key=lambda s: known.index(s) if s in known else -1)
 
 
 def label(shift: str) -> str:
     """For people."""
-    named = {"none": "in-domain", SCANNER: "1.5 T to 3 T"}
+    named = {"none": "in-domain", SCANNER: "1.5 T to 3 T", HEADER: "a header that lies"}
     named |= {family: f"{family} (unseen)" for family in UNSEEN}
     named |= {sequence: f"{sequence}-like (sequence)" for sequence in SEQUENCES}
     return named.get(shift, shift)

@@ -18,14 +18,14 @@ from scipy import stats
 
 from experiments.shift.pictures import draw_gains, draw_realism
 from experiments.shift.sequences import SEQUENCES
-from experiments.shift.shifts import FAMILIES, SCANNER, UNSEEN, label, middle, order
+from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, UNSEEN, label, middle, order
 from maskmend.checkpoint import CONFIG, RUN
 from maskmend.config import read_config
 from maskmend.evaluate.statistics import compare, harm
 
 IMAGE = ["segmentor", "seed", "shift", "severity", "patient", "phase"]
 """What a line of the table is about, but for the method."""
-KINDS = {"all shifts": FAMILIES, "all sequences": SEQUENCES}
+KINDS = {"all shifts": FAMILIES, "all sequences": SEQUENCES, "headers that lie": (HEADER,)}
 """Shifts that are summed up together."""
 FAILED = 0.7
 """Dice below which a mask is a failure that ought to be found."""

@@ -6,7 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from experiments.shift.shifts import FAMILIES, SEVERITIES, UNSEEN, shifted
+from experiments.shift.shifts import FAMILIES, HEADER, SEVERITIES, UNSEEN, shifted
+from maskmend.config import PreprocessConfig
+from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.volume import Volume
 
 
@@ -71,3 +73,20 @@ def test_what_nothing_is_trained_on_is_not_among_the_degradations():
     assert set(UNSEEN) < set(FAMILIES)
     for word in ("Gibbs", "KSpace", "Ghost", "LowRes", "Zoom"):
         assert not [name for name in vars(degrade) if word in name]
+
+
+def test_a_header_that_lies_turns_what_networks_see(volume):
+    config = PreprocessConfig(size=96, spacing_mm=1.0, slice_axis=2)
+    volume.voxels[10:30, 20:40] = 400  # alike in no other way
+
+    def seen(image):
+        return image_slices(image, grid_of(image, config), config)
+
+    upright = seen(volume)
+    lies = [shifted(volume, HEADER, severity, seed=0) for severity in SEVERITIES]
+    for one in lies:
+        np.testing.assert_array_equal(one.voxels, volume.voxels)
+    mirrored, turned, swapped = (seen(one) for one in lies)
+    for made, expected in ((mirrored, upright.flip(-2)), (turned, upright.flip(-2, -1))):
+        np.testing.assert_allclose(made, expected, atol=1e-4)
+    np.testing.assert_allclose(swapped, upright.mT, atol=1e-4)

@@ -18,12 +18,14 @@ from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.split import random_split
 from maskmend.errors import ConfigError, InputError
+from maskmend.guard import mend
 from maskmend.guard.artefacts import ARTEFACTS, spoil
 from maskmend.guard.calibrate import TRIALS, calibrate_run
 from maskmend.guard.calibration import Guard
 from maskmend.guard.mend import Mender
-from maskmend.guard.quality import Quality
+from maskmend.guard.quality import Judged, Quality
 from maskmend.guard.retouch import STEPS
+from maskmend.guard.symmetry import Symmetry
 from maskmend.guard.ways import COMMITTEE
 from maskmend.predict import Model, load
 from maskmend.prediction import DOUBTFUL
@@ -229,6 +231,40 @@ def test_no_steps_are_plain_inference(model, image):
     plain = told(model, prefers=3, caution=0.0).predict(image, steps=0)
     assert plain.decision == ""
     assert (plain.labels == plain.plain).all()
+
+
+def promises(monkeypatch, *dice):
+    """What is promised of every mask of one volume after the other."""
+    told = iter(dice)
+
+    def judge(quality, features):
+        masks = len(features)
+        return Judged(torch.full((masks,), next(told)).numpy(), torch.zeros(masks).numpy())
+
+    monkeypatch.setattr("maskmend.guard.quality.Quality.judge", judge)
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_turned_slices_are_kept_if_their_mask_promises_more(model, image, monkeypatch, better):
+    lies = Symmetry(quarters=1, mirrored=True)
+    monkeypatch.setattr(mend, "likely", lambda *_: lies)
+    guard = dataclasses.replace(model.calibration.guard, gate=0.0, steady=2.0, outvoted=0.0)
+    model.calibration = dataclasses.replace(model.calibration, guard=guard)
+    slices = model.prepare(image).slices
+    mender = mender_of(model)
+    promises(monkeypatch, 0.4, 0.9 if better else 0.3)
+    made = mender.mend(slices, model.calibration)
+    assert torch.equal(made.plain, mender.plain(slices))
+    if better:
+        turned = lies.back(mender.plain(lies.of(slices).contiguous()))
+        assert torch.equal(made.masks, turned)
+        assert not torch.equal(made.masks, made.plain)
+        assert torch.equal(made.shown, made.plain_shown)
+        assert made.decision == f"mended, the slices {lies.name}: Dice +0.50"
+        assert (made.realism_before, made.realism_after) == pytest.approx((0.4, 0.9))
+    else:
+        assert torch.equal(made.masks, made.plain)
+        assert made.decision.startswith("left alone")
 
 
 def test_a_likely_wrong_mask_is_flagged(model, image):
