@@ -247,12 +247,12 @@ def promises(monkeypatch, *dice):
 @pytest.mark.parametrize("better", [True, False])
 def test_turned_slices_are_kept_if_their_mask_promises_more(model, image, monkeypatch, better):
     lies = Symmetry(quarters=1, mirrored=True)
-    monkeypatch.setattr(mend, "likely", lambda *_: lies)
+    monkeypatch.setattr(mend, "likelier", lambda *_: [lies, Symmetry(quarters=2)])
     guard = dataclasses.replace(model.calibration.guard, gate=0.0, steady=2.0, outvoted=0.0)
     model.calibration = dataclasses.replace(model.calibration, guard=guard)
     slices = model.prepare(image).slices
     mender = mender_of(model)
-    promises(monkeypatch, 0.4, 0.9 if better else 0.3)
+    promises(monkeypatch, 0.4, 0.9 if better else 0.3, 0.4)
     made = mender.mend(slices, model.calibration)
     assert torch.equal(made.plain, mender.plain(slices))
     if better:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskmend.guard.symmetry import AS_IT_IS, Symmetry, likely
+from maskmend.guard.symmetry import AS_IT_IS, Symmetry, likelier
 
 CLASSES = 4
 ALL = [Symmetry(quarters=q, mirrored=m) for q in range(4) for m in (False, True)]
@@ -40,24 +40,26 @@ def test_all_eight_are_different_and_lead_back():
     assert len({one.name for one in ALL}) == 8
 
 
-@pytest.mark.parametrize("lies", ALL, ids=lambda one: one.name)
+@pytest.mark.parametrize("lies", [one for one in ALL if one != AS_IT_IS], ids=lambda one: one.name)
 def test_the_way_back_is_found(lies):
-    found = likely(lies.back(hearts()), [opinion(1), opinion(2)], CLASSES)
+    found, *_ = likelier(lies.back(hearts()), [opinion(1), opinion(2)], CLASSES)
     assert found == lies
     assert torch.equal(found.of(lies.back(hearts())), hearts())
 
 
 def test_what_is_only_a_little_likelier_is_left_as_it_is():
-    """They agree, but hardly surer than of noise."""
     lies = Symmetry(quarters=1)
-    opinions = [opinion(1, sure=0.1), opinion(2, sure=0.1)]
-    agreed = likely(lies.back(hearts()), opinions, CLASSES)
-    assert agreed == lies  # where all else disagree
 
-    def undecided(images):
-        return torch.full((3, CLASSES, 16, 16), 1 / CLASSES)
+    def opinions(sure):
+        """As good as certain of what lies on its side, and this sure of what does not."""
 
-    assert likely(lies.back(hearts()), [undecided, undecided], CLASSES) == AS_IT_IS
+        def segment(images):
+            return opinion(1, sure=9 if torch.equal(images, hearts()) else sure)(hearts())
+
+        return [segment, segment]
+
+    assert lies in likelier(lies.back(hearts()), opinions(sure=1), CLASSES)
+    assert likelier(lies.back(hearts()), opinions(sure=6), CLASSES) == []
 
 
 def test_slices_that_are_sure_as_they_are_cost_no_more():
@@ -67,5 +69,5 @@ def test_slices_that_are_sure_as_they_are_cost_no_more():
         calls.append(1)
         return opinion(1)(images)
 
-    assert likely(hearts(), [counted, counted], CLASSES) == AS_IT_IS
+    assert likelier(hearts(), [counted, counted], CLASSES) == []
     assert len(calls) == 2

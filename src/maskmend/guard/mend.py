@@ -36,7 +36,7 @@ from maskmend.guard.quality import (
     look,
 )
 from maskmend.guard.retouch import Aim, Retouched, retouch
-from maskmend.guard.symmetry import AS_IT_IS, Symmetry, likely
+from maskmend.guard.symmetry import Symmetry, likelier
 from maskmend.guard.ways import ADVISED, COMMITTEE, Images, Masks, Way
 from maskmend.instance import Adapted
 
@@ -159,20 +159,21 @@ class Mender:
         """
         start = time.perf_counter()
         made = self._mend(images, calibration, carried)
-        if (symmetry := self.symmetry(images)) != AS_IT_IS:
+        best = made
+        for symmetry in self.symmetries(images):
             turned = self._mend(symmetry.of(images).contiguous(), calibration, carried)
-            if turned.realism_after > made.realism_after:
-                made = _turned_back(turned, symmetry, made)
-        return dataclasses.replace(made, seconds=time.perf_counter() - start)
+            if turned.realism_after > best.realism_after:
+                best = _turned_back(turned, symmetry, made)
+        return dataclasses.replace(best, seconds=time.perf_counter() - start)
 
-    def symmetry(self, images: Images) -> Symmetry:
-        """How slices are to be turned before they are segmented.
+    def symmetries(self, images: Images) -> Sequence[Symmetry]:
+        """How slices may have to be turned before they are segmented, if they may.
 
         Two students tell it, which differ in chance alone, or an only one and its segmentor.
         """
         shares = self.committees.get(ADVISED, {})
         opinions = [way.masks for way in self.ways if way.name in shares]
-        return likely(images, opinions[-2:], self.classes) if opinions else AS_IT_IS
+        return likelier(images, opinions[-2:], self.classes) if opinions else []
 
     def _mend(self, images: Images, calibration: Calibration, carried: nn.Module | None) -> Adapted:
         quality, guard = calibration.quality, calibration.guard

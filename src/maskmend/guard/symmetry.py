@@ -1,4 +1,4 @@
-"""Slices that lie on their side: the eight ways to turn or mirror a square, and the likely one.
+"""Slices that lie on their side: the eight ways to turn or mirror a square, and the likely ones.
 
 A header may lie about where its axes point, and often does where images went through other
 formats. A network that learnt hearts as they lie in its training images is then lost.
@@ -20,6 +20,7 @@ Square = Float[Tensor, "slice channel size size"]
 
 _MARGIN = 0.15
 """By so much must another way be likelier; less was seen in upright images (docs/log.md)."""
+_TRIED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +57,10 @@ AS_IT_IS, *_OTHERS = (
 )
 
 
-def likely(
+def likelier(
     images: Square, opinions: Sequence[Callable[[Square], Tensor]], classes: int
-) -> Symmetry:
-    """How the slices are to be turned so that several networks are sure of them, and agree.
+) -> Sequence[Symmetry]:
+    """In which other ways several networks are much surer of the slices, and agree better.
 
     Args:
         images: All slices of the volume.
@@ -67,7 +68,7 @@ def likely(
         classes: Of the masks, the background included.
 
     Returns:
-        As they are, unless another way is much likelier.
+        The two best at the most; which of these is right only more than two networks can tell.
     """
 
     def likelihood(symmetry: Symmetry) -> float:
@@ -77,9 +78,9 @@ def likely(
         agreed = agreements([labels_of(one) for one in masks], classes)[pairs].mean()
         return float(agreed) - float(np.mean([entropy(one).item() for one in masks]))
 
-    upright = likelihood(AS_IT_IS)
-    if upright >= 1 - _MARGIN:
-        return AS_IT_IS  # the others cannot be so much likelier
+    enough = likelihood(AS_IT_IS) + _MARGIN
+    if enough >= 1:
+        return []  # none can be as sure as that
     found = {symmetry: likelihood(symmetry) for symmetry in _OTHERS}
-    best = max(found, key=found.__getitem__)
-    return best if found[best] > upright + _MARGIN else AS_IT_IS
+    best = sorted(found, key=found.__getitem__, reverse=True)[:_TRIED]
+    return [symmetry for symmetry in best if found[symmetry] > enough]
