@@ -25,22 +25,24 @@ def upright(affine: Float[np.ndarray, "4 4"], slices: int) -> tuple[Int[np.ndarr
         slices: The file's axis of the slices.
 
     Returns:
-        nibabel's orientation array, and where the three run to: left, right, posterior, anterior,
-        superior or inferior, what is nearest.
+        nibabel's orientation array, and where the three run to, more or less and each to another of
+        left, right, posterior, anterior, superior and inferior.
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     left, back, up = towards = np.diag([-1, -1, 1]) @ directions
     in_plane = [axis for axis in range(3) if axis != slices]
     oblique = np.abs(towards[:, slices]).max() < _OBLIQUE
-    nearest = nib.orientations.io_orientation(affine)[:, 0]
+    nearest = nib.orientations.io_orientation(affine)[:, 0].astype(int)
     right, down = sorted(in_plane, key=lambda axis: abs(up[axis]) if oblique else nearest[axis])
-    along = towards[np.abs(towards[:, slices]).argmax(), slices]
-    forwards = {right: (left + back)[right], down: (back - up)[down], slices: along}
+    forwards = {
+        right: (left + back)[right],
+        down: (back - up)[down],
+        slices: towards[nearest[slices], slices],
+    }
     orientation = np.empty((3, 2), dtype=int)
     letters = ""
     for number, (axis, sign) in enumerate(forwards.items()):
         flip = 1 if sign > 0 else -1
         orientation[axis] = number, flip
-        main = np.abs(towards[:, axis]).argmax()
-        letters += _LETTERS[main][int(flip * towards[main, axis] > 0)]
+        letters += _LETTERS[nearest[axis]][int(flip * towards[nearest[axis], axis] > 0)]
     return orientation, letters

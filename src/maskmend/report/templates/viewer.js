@@ -116,7 +116,7 @@ function nifti({ size, count, pixelMm, sliceMm, axes }, voxels) {
   const lengths = [size, size, count];
   const matrix = [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]];
   [...axes].forEach((letter, axis) => {
-    const [row, sign] = { L: [0, -1], P: [1, -1], S: [2, 1], I: [2, -1] }[letter];
+    const [row, sign] = { L: [0, -1], R: [0, 1], P: [1, -1], A: [1, 1], S: [2, 1], I: [2, -1] }[letter];
     matrix[row][axis] = sign * steps[axis];
     matrix[row][3] -= (sign * steps[axis] * (lengths[axis] - 1)) / 2;
   });
