@@ -244,20 +244,23 @@ def promises(monkeypatch, *dice):
     monkeypatch.setattr("maskmend.guard.quality.Quality.judge", judge)
 
 
-@pytest.mark.parametrize("better", [True, False])
-def test_turned_slices_are_kept_if_their_mask_promises_more(model, image, monkeypatch, better):
+@pytest.mark.parametrize(
+    ("plain", "turned", "better"), [(0.4, 0.9, True), (0.6, 0.55, False), (0.1, 0.49, False)]
+)
+def test_turned_slices_are_kept_if_their_mask_promises_more_and_enough(
+    model, image, monkeypatch, plain, turned, better
+):
     lies = Symmetry(quarters=1, mirrored=True)
     monkeypatch.setattr(mend, "likelier", lambda *_: [lies, Symmetry(quarters=2)])
     guard = dataclasses.replace(model.calibration.guard, gate=0.0, steady=2.0, outvoted=0.0)
     model.calibration = dataclasses.replace(model.calibration, guard=guard)
     slices = model.prepare(image).slices
     mender = mender_of(model)
-    promises(monkeypatch, 0.4, 0.9 if better else 0.3, 0.4)
+    promises(monkeypatch, plain, turned, 0.4)
     made = mender.mend(slices, model.calibration)
     assert torch.equal(made.plain, mender.plain(slices))
     if better:
-        turned = lies.back(mender.plain(lies.of(slices).contiguous()))
-        assert torch.equal(made.masks, turned)
+        assert torch.equal(made.masks, lies.back(mender.plain(lies.of(slices).contiguous())))
         assert not torch.equal(made.masks, made.plain)
         assert torch.equal(made.shown, made.plain_shown)
         assert made.decision == f"mended, the slices {lies.name}: Dice +0.50"

@@ -36,7 +36,7 @@ from maskmend.guard.quality import (
     look,
 )
 from maskmend.guard.retouch import Aim, Retouched, retouch
-from maskmend.guard.symmetry import Symmetry, likelier
+from maskmend.guard.symmetry import LIKELY, Symmetry, likelier
 from maskmend.guard.ways import ADVISED, COMMITTEE, Images, Masks, Way
 from maskmend.instance import Adapted
 
@@ -162,7 +162,7 @@ class Mender:
         best = made
         for symmetry in self.symmetries(images):
             turned = self._mend(symmetry.of(images).contiguous(), calibration, carried)
-            if turned.realism_after > best.realism_after:
+            if turned.realism_after > max(best.realism_after, LIKELY):
                 best = _turned_back(turned, symmetry, made)
         return dataclasses.replace(best, seconds=time.perf_counter() - start)
 
