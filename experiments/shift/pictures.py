@@ -19,7 +19,8 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
     methods = [m for m in rows["method"].unique() if m != "none"]
     shifts = order(rows)
     figure = Figure(
-        figsize=(1.5 + 5 * len(segmentors), 1.2 + 0.42 * len(shifts)), layout="constrained"
+        figsize=(1.5 + 5 * len(segmentors), max(3.4, 1.2 + 0.42 * len(shifts))),
+        layout="constrained",
     )
     FigureCanvasAgg(figure)
     for place, segmentor in enumerate(segmentors):

@@ -192,6 +192,8 @@ def _in_detail(rows: pd.DataFrame) -> str:
     groups = [(label(s), k, rows[(rows["shift"] == s) & (rows["severity"] == k)])
               for s in order(rows) for k in sorted(rows["severity"].unique())]  # fmt: skip
     for kind, families in {**KINDS, "unseen shifts": UNSEEN}.items():
+        if len(families) == 1:
+            continue  # told above
         shifted = rows[rows["shift"].isin(families)]
         groups += [(kind, severity, at) for severity, at in shifted.groupby("severity")]
     for name, severity, at in groups:
