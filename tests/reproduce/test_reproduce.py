@@ -184,7 +184,7 @@ def test_cost(out, hearts):
         labels = made[row["image"].endswith("10")].labels
         truth = read_mask(hearts / "masks" / f"{row['image']}.nii.gz").voxels
         true = np.mean([dice(labels == k, truth == k) for k in (1, 2, 3)])
-        assert row["dice"] == pytest.approx(true, abs=1e-3)  # folded networks round otherwise
+        assert row["dice"] == pytest.approx(true, abs=2e-3)  # folded networks round otherwise
 
 
 def test_what_is_there_is_not_made_again(out, hearts, monkeypatch):
