@@ -245,7 +245,7 @@ def promises(monkeypatch, *dice):
 
 
 @pytest.mark.parametrize(
-    ("plain", "turned", "better"), [(0.4, 0.9, True), (0.6, 0.55, False), (0.1, 0.49, False)]
+    ("plain", "turned", "better"), [(0.4, 0.9, True), (0.8, 0.75, False), (0.1, 0.69, False)]
 )
 def test_turned_slices_are_kept_if_their_mask_promises_more_and_enough(
     model, image, monkeypatch, plain, turned, better

@@ -36,9 +36,10 @@ from maskmend.guard.quality import (
     look,
 )
 from maskmend.guard.retouch import Aim, Retouched, retouch
-from maskmend.guard.symmetry import LIKELY, Symmetry, likelier
+from maskmend.guard.symmetry import Symmetry, likelier
 from maskmend.guard.ways import ADVISED, COMMITTEE, Images, Masks, Way
 from maskmend.instance import Adapted
+from maskmend.prediction import DOUBTFUL
 
 _BLENDED = 5
 
@@ -162,7 +163,8 @@ class Mender:
         best = made
         for symmetry in self.symmetries(images):
             turned = self._mend(symmetry.of(images).contiguous(), calibration, carried)
-            if turned.realism_after > max(best.realism_after, LIKELY):
+            # Where none is any good, chance would choose.
+            if turned.realism_after > max(best.realism_after, DOUBTFUL):
                 best = _turned_back(turned, symmetry, made)
         return dataclasses.replace(best, seconds=time.perf_counter() - start)
 

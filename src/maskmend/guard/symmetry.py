@@ -21,8 +21,6 @@ Square = Float[Tensor, "slice channel size size"]
 _MARGIN = 0.15
 """By so much must another way be likelier; less was seen in upright images (docs/log.md)."""
 _TRIED = 2
-LIKELY = 0.5
-"""Predicted Dice that a mask of turned slices needs: where none is good, chance would choose."""
 
 
 @dataclass(frozen=True, kw_only=True)
