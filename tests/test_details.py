@@ -22,7 +22,7 @@ TINY = tiny(adaptation={"steps": 2, "precision": "32-true", "learning_rate": 0.0
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=1, seed=0, size=32, spacing_mm=9.5)
+    write_cohort(root, patients=1, seed=1, size=32, spacing_mm=9.5)
     return sorted((root / "images").iterdir())
 
 
@@ -70,7 +70,7 @@ def test_the_grid_leads_back_to_the_image(images, kept):
         one_hot = torch.nn.functional.one_hot(torch.tensor(details.mask).long(), 4)
         labels = labels_on_grid(one_hot.movedim(-1, 1).float(), details.grid)
         mask = nib.load(kept / f"{name(path)}_mask.nii.gz")
-        assert (labels == np.asarray(mask.dataobj)).mean() > 0.94
+        assert (labels == np.asarray(mask.dataobj)).mean() > 0.95
         # The thickest axis is the slices'.
         assert details.slice_mm == pytest.approx(max(mask.header.get_zooms()))
 

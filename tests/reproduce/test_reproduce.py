@@ -25,7 +25,7 @@ FOLD = "folder/fold0/paper-full"
 @pytest.fixture(scope="module")
 def hearts(tmp_path_factory):
     root = tmp_path_factory.mktemp("reproduce") / "hearts"
-    write_cohort(root, patients=10, seed=0, size=32, spacing_mm=9.5)
+    write_cohort(root, patients=10, seed=0, size=32, spacing_mm=9.0)
     return root
 
 
@@ -184,7 +184,7 @@ def test_cost(out, hearts):
         labels = made[row["image"].endswith("10")].labels
         truth = read_mask(hearts / "masks" / f"{row['image']}.nii.gz").voxels
         true = np.mean([dice(labels == k, truth == k) for k in (1, 2, 3)])
-        assert row["dice"] == pytest.approx(true, abs=2e-3)  # folded networks round otherwise
+        assert row["dice"] == pytest.approx(true, abs=1e-3)  # folded networks round otherwise
 
 
 def test_what_is_there_is_not_made_again(out, hearts, monkeypatch):

@@ -49,10 +49,7 @@ def study_at(scale):
 def test_ours_at_the_small_scale_is_the_shift_benchmarks_trained_shorter_with_soft_dice(small):
     theirs = read_config(REPOSITORY / "experiments" / "shift" / "gan.yaml")
     changed = differences(theirs, small.config(Key("acdc", 0, "ours")))
-    assert [line.split()[0] for line in changed] == [
-        "training.iterations:",
-        "training.dice:",
-    ]
+    assert [line.split()[0] for line in changed] == ["training.iterations:", "training.dice:"]
 
 
 def test_the_papers_scale_is_the_papers_in_all_but_optimisation():
