@@ -24,9 +24,9 @@ from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import read_mask
+from maskmend.devices import resolve_precision
 from maskmend.evaluate.metrics import dice
 from maskmend.frozen import frozen
-from maskmend.passes import resolve_precision
 from maskmend.predict import Model, load
 from maskmend.priors import DiscriminatorPrior
 

@@ -129,6 +129,12 @@ def test_shipped_configurations_parse_and_differ_from_the_defaults(path):
     assert differences(Config(), read_config(path))
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configurations_suit_any_processor(path):
+    config = read_config(path)
+    assert "bf16-mixed" not in (config.training.precision, config.adaptation.precision)
+
+
 def test_a_configuration_is_shipped():
     assert SHIPPED
 

@@ -375,3 +375,20 @@ def test_a_discriminator_that_is_of_no_use_is_told_of(hearts, looks_at, tmp_path
     assert warnings[0].startswith(f"warning: {words}")
     # Right after the look that it is about.
     assert lines[lines.index(warnings[0]) - 1].startswith("iteration 4: ")
+
+
+@pytest.mark.parametrize(("vectors", "kind"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_automatic_precision_is_what_the_hardware_has(hearts, tmp_path, monkeypatch, vectors, kind):
+    kinds = set()
+
+    def see(trainer, iteration, iterate=Trainer._iterate):
+        trainer.networks.segmentor.head.register_forward_hook(
+            lambda _, images, logits: kinds.add(logits.dtype)
+        )
+        return iterate(trainer, iteration)
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
+    monkeypatch.setattr(Trainer, "_iterate", see)
+    printed(hearts, tmp_path / "run", config(iterations=1, precision="auto"))
+    assert kinds == {kind}

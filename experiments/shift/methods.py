@@ -14,13 +14,13 @@ from rich.console import Console
 from torch import Tensor
 
 from maskmend.components import clean, one_hot
+from maskmend.devices import autocast
 from maskmend.errors import RunError
 from maskmend.guard.batch_norm import own_statistics
 from maskmend.guard.corrections import match_histogram
 from maskmend.guard.mend import Mender
 from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.instance import Adapted
-from maskmend.passes import resolve_precision
 from maskmend.predict import Model
 from maskmend.rivals.denoiser import DENOISER
 from maskmend.rivals.denoiser_training import train_denoiser
@@ -175,9 +175,8 @@ def _adapt(model: Model, images: Images, steps: int | Literal["auto"]) -> Adapte
 
 
 def _autocast(model: Model) -> Callable[[], torch.autocast]:
-    precision, kind = model.settings().precision, model.device.type
-    mixed = resolve_precision(precision, model.device) == "bf16-mixed"
-    return lambda: torch.autocast(kind, torch.bfloat16, enabled=mixed)
+    precision, device = model.settings().precision, model.device
+    return lambda: autocast(precision, device)
 
 
 def _mender(model: Model) -> Mender:

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import nn
 
 from maskmend.config import AdaptationConfig, AugmentationConfig
+from maskmend.devices import resolve_precision
 from maskmend.foreign.probe import borrow, fit_together
 from maskmend.instance import Adapted, Images, Instance
 from maskmend.outputs import Activation, Probabilities
-from maskmend.passes import Passes, resolve_precision
+from maskmend.passes import Passes
 from maskmend.priors import Prior
 
 __all__ = ["Adapted", "adapt", "adapt_all"]

@@ -287,8 +287,9 @@ class TrainingConfig:
     """End after this many looks without a better figure. Not in the paper."""
     cosine: bool = False
     """Let both step sizes fall to zero along a half cosine. Not in the paper."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Arithmetic of the networks; weights and optimizer stay in 32 bits. Not float16, in which
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of the networks, and of all that a run teaches later; weights and optimizer stay
+    in 32 bits. "auto" takes bfloat16 where the hardware has units for it. Not float16, in which
     gradients of pixels' means vanish."""
 
 

@@ -12,8 +12,8 @@ import torch
 from rich import box
 from rich.table import Table
 
+from maskmend.devices import resolve_precision
 from maskmend.environment import processor
-from maskmend.passes import resolve_precision
 
 LEAST_MEMORY = 2 * 2**30
 """Bytes that should be free: four times what adaptation at 112 x 112 takes on a CPU (see
@@ -92,7 +92,7 @@ def _device(device: torch.device) -> Finding:
 
 def _precision(device: torch.device) -> Finding:
     if resolve_precision("auto", device) == "bf16-mixed":
-        return Finding("precision", "bfloat16 in hardware, for adaptation.precision: auto")
+        return Finding("precision", "bfloat16 in hardware, where precision is auto")
     return Finding(
         "precision",
         "32 bits: no units for bfloat16",

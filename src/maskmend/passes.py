@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskmend.config import AdaptationConfig
+from maskmend.devices import autocast
 from maskmend.instance import Adapted, Images, Instance, Masks
 from maskmend.priors import Prior
 
@@ -79,7 +80,7 @@ class Passes:
             one.plain = one.kept = self._exactly(self.exact, one.start, one.images)
             if one.kept_step:
                 one.kept = self._exactly(self.exact, one.kept_adaptor, one.images)
-        with torch.no_grad(), self._autocast(one.images.device):
+        with torch.no_grad(), autocast(self.config.precision, one.images.device):
             plain_scores, scores = (
                 self.prior.realism(masks, one.images) for masks in (one.plain, one.kept)
             )
@@ -117,7 +118,7 @@ class Passes:
             start = time.perf_counter()
             lengths = [len(part) for _, part in chunk]
             share = [1 / len(images[number]) for number, _ in chunk]
-            with torch.set_grad_enabled(learn), self._autocast(images[0].device):
+            with torch.set_grad_enabled(learn), autocast(self.config.precision, images[0].device):
                 shown = torch.cat([part for _, part in chunk])
                 adapted = torch.cat([instances[number].adaptor(part) for number, part in chunk])
                 probabilities = self.segmentor(adapted)
@@ -156,22 +157,6 @@ class Passes:
                     chunk, room = [], self.slices
         if chunk:
             yield chunk
-
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        mixed = resolve_precision(self.config.precision, device) == "bf16-mixed"
-        return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """What "auto" means on a device: bfloat16 where it has units for its matrix products."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Tiles, or dot products of vectors, which make a step 1.9 times as fast (benchmarks/).
-        has_units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16-mixed" if has_units else "32-true"
 
 
 def _sums(

@@ -16,7 +16,7 @@ from maskmend.config import AdaptationConfig, Config, config_from
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
-from maskmend.devices import device_of
+from maskmend.devices import autocast, device_of, resolve_precision
 from maskmend.errors import ConfigError, RunError
 from maskmend.frozen import frozen
 from maskmend.guard.batch_norm import mixed_statistics
@@ -26,7 +26,6 @@ from maskmend.guard.mend import Mender
 from maskmend.guard.student import read_students
 from maskmend.guard.ways import committees, neighbours, ways
 from maskmend.instance import Adapted
-from maskmend.passes import resolve_precision
 from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Prior
 from maskmend.rivals.denoiser import read_denoiser
@@ -268,15 +267,13 @@ class Model:
             if self.run is None:
                 raise RunError("the model comes from no run folder, which would hold a denoiser")
             self._denoiser_prior = DenoiserPrior(read_denoiser(self.run).to(self.device))
-        dtype = self._dtype(settings)
-        mixed = dtype == torch.bfloat16
         return follow_denoiser(
-            self._folded(dtype)[0],
+            self._folded(self._dtype(settings))[0],
             self.networks.adaptor,
             self._denoiser_prior,
             images,
             steps=settings.most_steps,
-            autocast=lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=mixed),
+            autocast=lambda: autocast(settings.precision, self.device),
         )
 
     def mender(self, quantiles: Tensor, realistic: float, settings: AdaptationConfig) -> Mender:
@@ -291,8 +288,7 @@ class Model:
 
         def in_precision(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
             def run(*given: Tensor) -> Tensor:
-                mixed = dtype == torch.bfloat16
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+                with autocast(settings.precision, self.device):
                     return network(*given)
 
             return run

@@ -31,6 +31,7 @@ from maskmend.config import Config, differences, read_config, to_yaml
 from maskmend.data.layouts import find_cohort
 from maskmend.data.slices import count_reads, load_training_data, split_of
 from maskmend.data.split import Split
+from maskmend.devices import resolve_precision
 from maskmend.diagnosis import diagnose
 from maskmend.environment import environment
 from maskmend.errors import ConfigError, RunError
@@ -151,13 +152,17 @@ def _fabric(accelerator: str, devices: int, num_nodes: int, config: Config) -> F
         raise ConfigError(
             f"training.batch: {batch} cannot be shared evenly by {processes} processes; change one"
         )
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    precision = resolve_precision(
+        config.training.precision, torch.device("cuda" if on_gpu else "cpu")
+    )
     try:
         fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
             strategy="ddp" if processes > 1 else "auto",
-            precision=config.training.precision,
+            precision=precision,
         )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(

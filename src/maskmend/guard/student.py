@@ -27,6 +27,7 @@ from maskmend.augment import draw_augmentation
 from maskmend.checkpoint import read_tensors, write_tensors
 from maskmend.config import Config, DegradationConfig
 from maskmend.degrade import degrade
+from maskmend.devices import autocast
 from maskmend.errors import RunError
 from maskmend.losses import supervised_loss
 from maskmend.segmentor import UNet
@@ -80,12 +81,11 @@ def train_student(
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(student.parameters(), _LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    mixed = config.training.precision == "bf16-mixed"
     rng = np.random.default_rng([config.seed, number])
     equal = torch.ones(config.data.classes, device=device)
     for _ in range(iterations):
         images, labels = _draw(lessons, config, rng)
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        with autocast(config.training.precision, device):
             logits = student(adaptor(images.to(device)))
         loss = supervised_loss(logits, labels.to(device), equal, dice=1)
         optimizer.zero_grad()
@@ -95,7 +95,7 @@ def train_student(
         advance()
     # Running statistics are those of the last few batches, and one strange image spoils them.
     batches = [_draw(lessons, config, rng)[0] for _ in range(_SETTLING)]  # in 32 bits
-    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+    with autocast(config.training.precision, device):
         update_bn((adaptor(images.to(device)) for images in batches), student)
     return student.eval().requires_grad_(False)
 

@@ -26,7 +26,7 @@ from maskmend.config import AugmentationConfig, Config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, mask_slices
 from maskmend.data.volume import read_mask
-from maskmend.devices import device_of
+from maskmend.devices import autocast, device_of
 from maskmend.errors import InputError
 from maskmend.losses import soft_dice
 from maskmend.progress import progress_bar
@@ -74,7 +74,6 @@ def train_denoiser(
         denoiser = Denoiser(**network).to(where)
     optimizer = torch.optim.Adam(denoiser.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    mixed = config.training.precision == "bf16-mixed"
     with progress_bar(console, "training a denoiser", iterations) as advance:
         for iteration in range(iterations):
             rng = np.random.default_rng([config.seed, iteration])
@@ -84,7 +83,7 @@ def train_denoiser(
                 functional.one_hot(labels.long().to(where), config.data.classes).movedim(-1, 0)
                 for labels in (corrupted, clean)
             )
-            with torch.autocast(where.type, torch.bfloat16, enabled=mixed):
+            with autocast(config.training.precision, where):
                 logits = denoiser(shown[None].float())[0]
             mended = logits.float().softmax(0)
             loss = 1 - soft_dice(mended.movedim(0, 1), wanted.movedim(0, 1).float())

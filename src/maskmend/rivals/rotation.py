@@ -30,7 +30,7 @@ from maskmend.checkpoint import load_run, quiet_generator, read_network, read_sp
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.volume import read_image
-from maskmend.devices import device_of
+from maskmend.devices import autocast, device_of
 from maskmend.errors import InputError
 from maskmend.progress import progress_bar
 from maskmend.segmentor import UNet
@@ -133,13 +133,12 @@ def train_rotation_head(
     with quiet_generator(config.seed):
         head = RotationHead(channels=channels).to(where)
     optimizer = torch.optim.Adam(head.parameters(), 1e-3)
-    mixed = config.training.precision == "bf16-mixed"
     rng = np.random.default_rng(config.seed)
     with progress_bar(console, "training a rotation head", iterations) as advance:
         for _ in range(iterations):
             chosen = images[torch.from_numpy(rng.integers(len(images), size=batch))].to(where)
             quarters = torch.from_numpy(rng.integers(4, size=batch)).to(where)
-            with torch.autocast(where.type, torch.bfloat16, enabled=mixed):
+            with autocast(config.training.precision, where):
                 loss = rotation_loss(segmentor, adaptor, head, chosen, quarters)
             optimizer.zero_grad()
             loss.backward()

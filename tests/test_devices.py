@@ -1,9 +1,9 @@
-"""The precision of the passes; what they compute is in test_adapt.py."""
+"""The precision of passes; what they compute is in test_adapt.py."""
 
 import pytest
 import torch
 
-from maskmend.passes import resolve_precision
+from maskmend.devices import autocast, resolve_precision
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -23,3 +23,11 @@ def test_an_automatic_precision_is_what_the_hardware_has(monkeypatch, tiles, vec
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
     assert resolve_precision("auto", torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize(("vectors", "kind"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_passes_have_that_precision(monkeypatch, vectors, kind):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
+    with autocast("auto", torch.device("cpu")):
+        assert (torch.eye(2) @ torch.eye(2)).dtype == kind
