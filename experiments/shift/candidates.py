@@ -17,7 +17,6 @@ from experiments.shift.table import FAILED, about, auc
 from maskmend.guard.calibrate import TRIALS
 from maskmend.guard.calibration import read_calibration
 from maskmend.guard.choice import Guard
-from maskmend.guard.quality import Judged
 
 app = App(help=__doc__, help_format="plaintext")
 IMAGE = ["patient", "case", "draw"]
@@ -86,13 +85,13 @@ def _rows(trials: pd.DataFrame) -> Iterator[str]:
 
 
 def _guarded(trials: pd.DataFrame, guard: Guard) -> tuple[np.ndarray, np.ndarray]:
-    draws, gains = [], []
-    for (_, _, draw), rows in trials.groupby(IMAGE, sort=False):
-        judged = Judged(rows["predicted"].to_numpy(), rows["doubt"].to_numpy())
-        taken = guard.choose(judged, rows["shared"].iloc[0])
-        draws.append(draw)
-        gains.append(rows["gain"].iloc[taken])
-    return np.array(draws), np.array(gains)
+    images = trials["mask"].eq("none").sum()
+    told, doubt, gains = (
+        trials[column].to_numpy().reshape(images, -1) for column in ("predicted", "doubt", "gain")
+    )
+    first = trials[trials["mask"] == "none"]
+    taken = guard.taken(told, doubt, first["shared"].to_numpy())
+    return first["draw"].to_numpy(), gains[np.arange(images), taken]
 
 
 def _row(name: str, draws: np.ndarray, gains: np.ndarray) -> str:

@@ -93,6 +93,7 @@ def main(
     ),
     severities: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = SEVERITIES,
     patients: int | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
 ) -> None:
     """Fill the table.
 
@@ -109,6 +110,7 @@ def main(
             it is the only one.
         severities: Of each family.
         patients: So many of each seed, spread over the split; all by default.
+        set_: section.field=value, over the configurations; choose another --out then.
     """
     console = Console()
     if hearts:
@@ -124,9 +126,9 @@ def main(
         trainings: list[tuple[str, list[str], list[Shift]]] = []
         if simulated or SCANNER not in families:
             shifts = [(NONE, 0), *itertools.product(simulated, severities)]
-            trainings.append((segmentor, [], shifts))
+            trainings.append((segmentor, [*set_], shifts))
         if SCANNER in families:
-            split = ["data.split=scanner_1p5T_to_3T"]
+            split = [*set_, "data.split=scanner_1p5T_to_3T"]
             trainings.append((f"{segmentor}_{SCANNER}_", split, [(SCANNER, 0)]))
         for name, overrides, shifts in trainings:
             model = _trained(segmentor, seed, data, out / f"{name}{seed}", overrides, console)

@@ -107,9 +107,10 @@ def test_the_real_shift_is_a_training_of_its_own(monkeypatch, tmp_path, families
     monkeypatch.setattr(shift_run, "_rows", row)
     shift_run.main(
         data=tmp_path, out=tmp_path, csv_=tmp_path / "shift.csv", segmentors=("gan",), seeds=(1,),
-        methods=("none",), families=families, severities=(2,),
+        methods=("none",), families=families, severities=(2,), set_=("training.batch=2",),
     )  # fmt: skip
-    overrides = {"gan1": [], "gan_3T_1": ["data.split=scanner_1p5T_to_3T"]}
+    given = ["training.batch=2"]
+    overrides = {"gan1": given, "gan_3T_1": [*given, "data.split=scanner_1p5T_to_3T"]}
     assert trained == [("gan", 1, name, overrides[name]) for name in runs]
     table = pd.read_csv(tmp_path / "shift.csv", keep_default_na=False)
     assert list(zip(table["shift"], table["severity"], strict=True)) == shifts

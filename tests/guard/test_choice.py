@@ -89,3 +89,13 @@ def test_the_guard_that_is_found_keeps_to_the_limits(advised):
     assert gains.mean() > 0.01
     assert np.mean(gains < -HARM) <= FEW
     assert gains.min() >= -WORST
+
+
+def test_one_promise_that_is_badly_broken_does_not_rule_out_advice():
+    """The masks that promise most gain, but for one, whatever caution is asked; advice is safe."""
+    plain = np.linspace(0.1, 0.8, 100)
+    gain = np.where(np.arange(100) == 20, -0.1, 0.3)
+    dice = np.column_stack([plain, plain, plain + gain, plain + 0.02])
+    told = [judged([p, p, p + 0.3, p + 0.02], [0, 0.01, 0.001, 0.001]) for p in plain]
+    guard = best_guard(dice, told, advised=3)
+    assert {guard.choose(one) for one in told} == {3}

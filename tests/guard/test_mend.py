@@ -106,13 +106,15 @@ def test_a_mask_that_is_unlike_the_committees_is_outvoted(model, image):
         model.calibration = dataclasses.replace(model.calibration, guard=guard)
         made = model.predict(image)
         if prefers == place and shared < outvoted:
-            assert made.decision == "mended by committee: Dice +0.40"
+            assert made.decision == "mended by committee, unlike the plain mask: Dice +0.40"
             assert not (made.labels == made.plain).all()
         else:
             np.testing.assert_array_equal(made.labels, made.plain)
 
 
 def test_a_mask_that_promises_enough_is_taken(model, image):
+    committee = told(model, prefers=mender_of(model).place(COMMITTEE), caution=0.0).predict(image)
+    assert committee.decision == "mended by committee: Dice +0.40"
     mended = told(model, prefers=4, caution=0.0).predict(image)
     assert mended.decision == "mended by reduced: Dice +0.40"
     assert (mended.realism_before, mended.realism_after) == pytest.approx((0.5, 0.9))

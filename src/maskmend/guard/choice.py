@@ -27,7 +27,8 @@ _MARGIN = 1.25
 """Times the most disagreement with which the committee harmed a validation image."""
 _MOST_OUTVOTED = 0.8
 """And no higher: that of few images can be too high by luck (docs/log.md)."""
-_GATES = np.linspace(0.4, 1, 25)
+_GATES = (0.0, *np.linspace(0.4, 1, 25))
+"""With the first no promise counts; advice, votes and steadying may still pay."""
 _DOUBTS = (0.0, *2.0 ** np.arange(-1, 4.5, 0.5))
 _STEADIES = (*np.linspace(0.4, 1, 7), _NEVER)
 

@@ -184,7 +184,9 @@ class Mender:
         if judged.dice[PLAIN] < guard.gate:
             candidates.append(self.retouched(images, candidates[-1], carried))
             judged = quality.judge(self.describe(candidates))
-        taken = guard.choose(judged, self.shared(candidates))
+        shared = self.shared(candidates)
+        taken = guard.choose(judged, shared)
+        outvoted = taken == guard.committee and shared < guard.outvoted
         plain, chosen = self.plain(images), candidates[taken]
         return Adapted(
             plain=plain,
@@ -194,7 +196,7 @@ class Mender:
             scores=torch.full((len(images),), float(judged.dice[taken])),
             steps=chosen.tuned.steps if chosen.tuned else 0,
             seconds=0.0,
-            decision=_decision(chosen.name, judged, taken),
+            decision=_decision(chosen.name, judged, taken, outvoted),
             adaptor=chosen.tuned.adaptor if chosen.tuned else None,
             plain_shown=images,
             shown=chosen.way.shown(images) if taken else None,
@@ -237,13 +239,14 @@ def _turned_back(turned: Adapted, symmetry: Symmetry, plain: Adapted) -> Adapted
     )
 
 
-def _decision(name: str, judged: Judged, taken: int) -> str:
+def _decision(name: str, judged: Judged, taken: int, outvoted: bool) -> str:
     """For people: what was decided, and why."""
     predicted = judged.dice
     if taken == STEADIED:
         return f"steadied: predicted Dice {predicted[PLAIN]:.2f}"
     if taken:
-        return f"mended by {name}: Dice +{predicted[taken] - predicted[PLAIN]:.2f}"
+        unlike = ", unlike the plain mask" if outvoted else ""
+        return f"mended by {name}{unlike}: Dice +{predicted[taken] - predicted[PLAIN]:.2f}"
     if best := int(predicted.argmax()):
         return f"left alone: +{predicted[best] - predicted[PLAIN]:.2f} is not worth the risk"
     return "left alone: nothing promises more"
