@@ -85,13 +85,13 @@ def _rows(trials: pd.DataFrame) -> Iterator[str]:
 
 
 def _guarded(trials: pd.DataFrame, guard: Guard) -> tuple[np.ndarray, np.ndarray]:
-    images = trials["mask"].eq("none").sum()
+    plain = trials[trials["mask"] == "none"]
     told, doubt, gains = (
-        trials[column].to_numpy().reshape(images, -1) for column in ("predicted", "doubt", "gain")
+        trials[column].to_numpy().reshape(len(plain), -1)
+        for column in ("predicted", "doubt", "gain")
     )
-    first = trials[trials["mask"] == "none"]
-    taken = guard.taken(told, doubt, first["shared"].to_numpy())
-    return first["draw"].to_numpy(), gains[np.arange(images), taken]
+    taken = guard.taken(told, doubt, plain["shared"].to_numpy())
+    return plain["draw"].to_numpy(), gains[np.arange(len(plain)), taken]
 
 
 def _row(name: str, draws: np.ndarray, gains: np.ndarray) -> str:

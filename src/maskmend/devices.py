@@ -6,6 +6,8 @@ import torch
 
 from maskmend.errors import ConfigError
 
+Precision = Literal["32-true", "bf16-mixed"]
+
 
 def device_of(name: str | torch.device | None) -> torch.device:
     """A device by its name; by default a GPU if there is one.
@@ -18,9 +20,6 @@ def device_of(name: str | torch.device | None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
         raise ConfigError(f"device: {name} is not available on this machine; try cpu") from error
-
-
-Precision = Literal["32-true", "bf16-mixed"]
 
 
 def resolve_precision(precision: Precision | Literal["auto"], device: torch.device) -> Precision:
