@@ -63,7 +63,12 @@ def stop(begun, *arguments, hanging=None):
         code = HANGS.format(module=hanging[0], function=hanging[1])
         command = [sys.executable, "-c", code, str(begun)]
     started = subprocess.Popen(
-        [*command, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, as these tests may be one, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not begun.exists() and started.poll() is None and time.monotonic() < deadline:

@@ -52,6 +52,7 @@ def tell(trials: pd.DataFrame, guard: Guard) -> str:
     plain = trials[trials["mask"] == "none"]
     told, true = plain["predicted"], plain["dice"]
     found = auc(list(told), list(true < FAILED))
+    trusted = "any mask" if guard.trusted is None else "means alone"
     lines = [
         f"{trials['patient'].nunique()} patients, {len(plain)} images. Predicted and true Dice of"
         f" plain masks correlate by {told.corr(true):.3f}; the area under the curve for those below"
@@ -61,7 +62,7 @@ def tell(trials: pd.DataFrame, guard: Guard) -> str:
         *_rows(trials),
         _row("**the guard**", *_guarded(trials, guard)),
         f"\nThe guard: gate {guard.gate:.3f}, steady {guard.steady:.3f}, caution"
-        f" {guard.caution:.3f}, outvoted {guard.outvoted:.3f}.",
+        f" {guard.caution:.3f}, outvoted {guard.outvoted:.3f}; it trusts {trusted}.",
     ]
     return "\n".join(lines) + "\n"
 

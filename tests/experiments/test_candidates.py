@@ -40,6 +40,13 @@ def test_the_page_tells_means_harm_and_the_guards_choice():
     assert "| blend | +1.0 | 0% | -10.0 | 100% | -10.0 |" in page
     assert "| the best of each image | +1.0 | 0% | +20.0 | 0% | +1.0 |" in page
     assert "| **the guard** | +0.0 | 0% | +20.0 | 0% | +0.0 |" in page
+    assert "it trusts any mask." in page
+
+
+def test_a_guard_that_trusts_means_alone_takes_no_other():
+    page = tell(trials(), Guard(gate=0.5, steady=0.6, caution=1.0, trusted=[3]))
+    assert "| **the guard** | +0.0 | 0% | +0.0 | 0% | +0.0 |" in page
+    assert "it trusts means alone." in page
 
 
 def test_masks_that_are_outvoted_are_counted_as_the_committees():

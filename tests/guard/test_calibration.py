@@ -157,10 +157,13 @@ def test_a_patient_is_predicted_by_the_others():
 def test_it_survives_the_file(tmp_path):
     made = trials(odd=0.1, patients=30)
     calibration = calibrate(made, torch.tensor([0.0, 1.0, 2.5]), 0.5)
+    trusted = dataclasses.replace(calibration.guard, trusted=[2])
+    calibration = dataclasses.replace(calibration, guard=trusted)
     (tmp_path / CALIBRATION).write_text(json.dumps(calibration.to_dict()))
     read = read_calibration(tmp_path)
     assert read is not None
     assert read.to_dict() == calibration.to_dict()
+    assert read.guard == calibration.guard
     ours, theirs = (c.quality.judge(made[0].features) for c in (calibration, read))
     np.testing.assert_array_equal(ours.dice, theirs.dice)
     np.testing.assert_array_equal(ours.doubt, theirs.doubt)

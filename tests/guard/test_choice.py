@@ -18,6 +18,15 @@ def test_of_those_beyond_doubt_the_best_is_taken():
     assert Guard(gate=1, steady=1, caution=6.0).choose(one) == PLAIN
 
 
+def test_only_trusted_masks_are_taken_for_their_promise():
+    one = judged([0.7, 0.7, 0.8, 0.75], [0, 0, 0.01, 0.01])
+    rule = {"gate": 1, "steady": 1, "caution": 0.0}
+    assert Guard(**rule).choose(one) == 2
+    assert Guard(**rule, trusted=(3,)).choose(one) == 3
+    assert Guard(**rule, trusted=()).choose(one) == PLAIN
+    assert Guard(**rule, trusted=(), advised=2).choose(one) == 2
+
+
 def test_a_mask_above_the_gate_stays():
     one = judged([0.7, 0.7, 0.9], [0, 0.01, 0.1])
     assert Guard(gate=0.71, steady=1, caution=0.0).choose(one) == 2
@@ -99,3 +108,14 @@ def test_one_promise_that_is_badly_broken_does_not_rule_out_advice():
     told = [judged([p, p, p + 0.3, p + 0.02], [0, 0.01, 0.001, 0.001]) for p in plain]
     guard = best_guard(dice, told, advised=3)
     assert {guard.choose(one) for one in told} == {3}
+
+
+@pytest.mark.parametrize(("gain_of_mean", "only_means"), [(0.295, True), (0.02, False)])
+def test_single_masks_are_not_trusted_where_means_gain_nearly_as_much(gain_of_mean, only_means):
+    """A single mask gains 0.3 of every image, a mean of several nearly as much, or little."""
+    plain = np.linspace(0.1, 0.6, 100)
+    dice = np.column_stack([plain, plain, plain + 0.3, plain + gain_of_mean])
+    told = [judged(one, [0, 0.01, 0.001, 0.001]) for one in dice]
+    guard = best_guard(dice, told, means=[3])
+    assert guard.trusted == ((3,) if only_means else None)
+    assert {guard.choose(one) for one in told} == {3 if only_means else 2}

@@ -26,7 +26,7 @@ from maskmend.guard.mend import Mender
 from maskmend.guard.quality import Judged, Quality
 from maskmend.guard.retouch import STEPS
 from maskmend.guard.symmetry import Symmetry
-from maskmend.guard.ways import COMMITTEE
+from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.predict import Model, load
 from maskmend.prediction import DOUBTFUL
 from maskmend.table import PREDICTIONS
@@ -134,6 +134,19 @@ def test_a_retouch_counts_its_steps(model, image):
     assert mended.losses[mended.steps] == min(mended.losses)
     start = next(w for w in mender_of(model).ways if f"by {w.name}, ret" in mended.decision)
     assert mended.steps == 0 or (mended.masks - start.masks(prepared.slices)).abs().max() > 1e-3
+
+
+def test_nothing_is_tuned_where_only_means_are_trusted(model, image):
+    model = told(model, prefers=-1, caution=0.0)
+    trusted = dataclasses.replace(model.calibration.guard, trusted=mender_of(model).means)
+    model.calibration = dataclasses.replace(model.calibration, guard=trusted)
+    spared = model.predict(image)
+    assert spared.decision == "left alone: nothing promises more"
+    np.testing.assert_array_equal(spared.labels, spared.plain)
+    place = mender_of(model).place(ADVISED)
+    model = told(model, prefers=place, caution=0.0)
+    model.calibration = dataclasses.replace(model.calibration, guard=trusted)
+    assert model.predict(image).decision == "mended by students' advice: Dice +0.40"
 
 
 def test_a_stream_carries_the_retouch_on(model, image):

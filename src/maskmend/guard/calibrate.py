@@ -106,7 +106,7 @@ def calibrate_run(
             trials.append(one.trial(mender))
             advance()
     places = {"advised": mender.place(ADVISED), "committee": mender.place(COMMITTEE)}
-    calibration = calibrate(trials, mean, realistic, **places)
+    calibration = calibrate(trials, mean, realistic, means=mender.means, **places)
     write_atomically(run / TRIALS, as_table(trials, mender.names).to_csv(index=False))
     (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
     if model.students:

@@ -112,6 +112,7 @@ def calibrate(
     quantiles: Float[Tensor, " quantile"],
     realistic: float,
     *,
+    means: Sequence[int] = (),
     advised: int | None = None,
     committee: int | None = None,
 ) -> Calibration:
@@ -124,6 +125,7 @@ def calibrate(
         trials: Of all candidates.
         quantiles: Mean quantiles of the training images.
         realistic: The discriminator's mean score of true masks.
+        means: Places of the masks that are means of several.
         advised: Place of the mask by students' advice, if there is one.
         committee: Place of the committee's mask, if there is one.
 
@@ -139,6 +141,7 @@ def calibrate(
         guard=best_guard(
             np.array([one.dice for one in trials]),
             judged,
+            means=means,
             advised=advised,
             committee=committee,
             shared=np.array([one.shared for one in trials]),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from maskmend.guard.quality import Judged
 
@@ -33,6 +33,7 @@ _DOUBTS = (0.0, *2.0 ** np.arange(-1, 4.5, 0.5))
 _STEADIES = (*np.linspace(0.4, 1, 7), _NEVER)
 
 Several = Float[np.ndarray, "trial mask"]
+Gains = Float[np.ndarray, "guard trial"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,9 @@ class Guard:
     """And that from which it is steadied, where no other way is taken."""
     caution: float
     """Standard errors of its prediction that the gain of another mask must be."""
+    trusted: Sequence[int] | None = None
+    """Places of the masks that may be taken for their promise; all by default. The best promise of
+    many single masks is often one that flatters; a mean of several is seldom as wrong."""
     advised: int | None = None
     """Place of the mask by students' advice among those of a volume, if there is one."""
     trust: float = 0.0
@@ -73,6 +77,21 @@ class Guard:
         self, dice: Several, doubt: Several, shared: Float[np.ndarray, " trial"]
     ) -> Int[np.ndarray, " trial"]:
         """What `choose` does, of several volumes."""
+        best = self.best_promise(dice, doubt)
+        return np.where(best == PLAIN, self.otherwise(dice, doubt, shared), best)
+
+    def best_promise(self, dice: Several, doubt: Several) -> Int[np.ndarray, " trial"]:
+        """The mask that is taken for its promise, of several volumes; the plain one if none is."""
+        plain = dice[:, [PLAIN]]
+        enough = (plain < self.gate) & (dice - plain > self.caution * doubt)
+        if self.trusted is not None:
+            enough &= np.isin(np.arange(dice.shape[1]), self.trusted)
+        return np.where(enough.any(1), np.where(enough, dice, -1).argmax(1), PLAIN)
+
+    def otherwise(
+        self, dice: Several, doubt: Several, shared: Float[np.ndarray, " trial"]
+    ) -> Int[np.ndarray, " trial"]:
+        """The mask that is taken where none is for its promise."""
         plain = dice[:, PLAIN]
         promised = dice - plain[:, None]
         taken = np.where(plain >= self.steady, STEADIED, PLAIN)
@@ -81,9 +100,7 @@ class Guard:
             taken[asked] = self.advised
         if self.committee is not None:
             taken[(shared < self.outvoted) & (promised[:, self.committee] > 0)] = self.committee
-        enough = promised > self.caution * doubt
-        mended = (plain < self.gate) & enough.any(1)
-        return np.where(mended, np.where(enough, dice, -1).argmax(1), taken)
+        return taken
 
 
 NEVER = Guard(gate=0.0, steady=_NEVER, caution=0.0)
@@ -94,6 +111,7 @@ def best_guard(
     dice: Several,
     judged: Sequence[Judged],
     *,
+    means: Sequence[int] = (),
     advised: int | None = None,
     committee: int | None = None,
     shared: Float[np.ndarray, " trial"] | None = None,
@@ -101,57 +119,79 @@ def best_guard(
     """The most cautious that gains nearly as much as any that harms few masks.
 
     A new scanner shows what no validation image did, and caution is what covers it: so half as
-    much of it, and of trust's standard errors, has to be enough on these, if that can be had.
+    much of it, and of trust's standard errors, has to be enough on these, if that can be had. Where
+    it suffices to trust means of several masks, no others are.
 
     Args:
         dice: True Dice of every trial's masks, in the order of `Judged`.
         judged: What was predicted of each trial's masks, without its patient.
+        means: Places of the masks that are means of several.
         advised: Place of the mask by students' advice, if there is one.
         committee: Place of the committee's mask, if there is one.
         shared: Each trial's Dice between the plain mask and the committee's; needed with it.
     """
     gains = dice - dice[:, [PLAIN]]
     shared = np.ones(len(dice)) if shared is None else shared
-    told = (np.array([one.dice for one in judged]), np.array([one.doubt for one in judged]), shared)
+    promised = (np.array([one.dice for one in judged]), np.array([one.doubt for one in judged]))
     rows = np.arange(len(dice))
 
-    def gained(guard: Guard) -> Float[np.ndarray, " trial"]:
-        return gains[rows, guard.taken(*told)]
+    def gained(promise: Guard, otherwise: Gains) -> Gains:
+        best = promise.best_promise(*promised)
+        return np.where(best == PLAIN, otherwise, gains[rows, best])
 
     outvoted = 0.0 if committee is None else _outvoted(gains[:, committee], shared)
+    rest = list(_otherwise(advised, committee, outvoted))
+    kept, kept_by_half = (
+        np.array([gains[rows, guard.otherwise(*promised, shared)] for guard in some])
+        for some in (rest, [_daring(guard) for guard in rest])
+    )
     harmless: list[tuple[float, Guard]] = []
     by_far: list[tuple[float, Guard]] = []
-    for guard in _guards(advised, committee, outvoted):
-        gain = gained(guard)
-        if gain.mean() > 0 and _harms_few(gain):
-            harmless.append((float(gain.mean()), guard))
-            daring = replace(guard, caution=guard.caution / 2, trust=guard.trust / 2)
-            if _harms_few(gained(daring)):
+    for promise in _promises(means):
+        gain = gained(promise, kept)
+        daring = _harm_few(gained(_daring(promise), kept_by_half))
+        for number in np.flatnonzero((gain.mean(1) > 0) & _harm_few(gain)):
+            guard = replace(
+                rest[number], gate=promise.gate, caution=promise.caution, trusted=promise.trusted
+            )
+            harmless.append((float(gain[number].mean()), guard))
+            if daring[number]:
                 by_far.append(harmless[-1])
     found = by_far or harmless or [(0.0, NEVER)]
     enough = _NEARLY * max(gain for gain, _ in found)
-    near = [(guard.caution, gain, guard) for gain, guard in found if gain >= enough]
-    return max(near, key=lambda one: one[:2])[-1]
+    near = [(gain, guard) for gain, guard in found if gain >= enough]
+    return max(near, key=lambda one: (one[1].trusted is not None, one[1].caution, one[0]))[1]
 
 
-def _guards(advised: int | None, committee: int | None, outvoted: float) -> Iterator[Guard]:
+def _promises(means: Sequence[int]) -> Iterator[Guard]:
+    """Guards by which masks may be taken for their promise, and else the plain one stays."""
+    trusted = [None, tuple(means)] if means else [None]
+    for gate, caution, places in itertools.product(_GATES, _DOUBTS, trusted):
+        yield Guard(gate=float(gate), steady=_NEVER, caution=float(caution), trusted=places)
+
+
+def _otherwise(advised: int | None, committee: int | None, outvoted: float) -> Iterator[Guard]:
+    """Guards that take none for its promise."""
     advice = [(None, 0.0)] if advised is None else [(None, 0.0), *((advised, t) for t in _DOUBTS)]
-    for gate, caution, steady in itertools.product(_GATES, _DOUBTS, _STEADIES):
-        for place, trust in advice:
-            yield Guard(
-                gate=float(gate),
-                steady=float(steady),
-                caution=float(caution),
-                advised=place,
-                trust=float(trust),
-                committee=committee,
-                outvoted=outvoted,
-            )
+    for steady, (place, trust) in itertools.product(_STEADIES, advice):
+        yield Guard(
+            gate=0.0,
+            steady=float(steady),
+            caution=0.0,
+            advised=place,
+            trust=float(trust),
+            committee=committee,
+            outvoted=outvoted,
+        )
 
 
-def _harms_few(gain: Float[np.ndarray, " trial"]) -> bool:
-    few = FEW * len(gain)
-    return bool(np.count_nonzero(gain < -HARM) <= few and gain.min() >= -WORST)
+def _daring(guard: Guard) -> Guard:
+    return replace(guard, caution=guard.caution / 2, trust=guard.trust / 2)
+
+
+def _harm_few(gain: Gains) -> Bool[np.ndarray, " guard"]:
+    few = FEW * gain.shape[1]
+    return (np.count_nonzero(gain < -HARM, axis=1) <= few) & (gain.min(1) >= -WORST)
 
 
 def _outvoted(gains: Float[np.ndarray, " trial"], shared: Float[np.ndarray, " trial"]) -> float:

@@ -6,9 +6,9 @@
    Blend the masks that agree best with the others.
 3. Predict the Dice of every mask; see `quality`. A plain mask that is good enough is steadied, and
    that is all.
-4. Else tune a retouch of the image until the discriminator is content with the mask, near the
-   blend. Take the best mask whose promise is beyond doubt; if there is none, the steadied or the
-   plain one.
+4. Else take the best mask whose promise is beyond doubt; if there is none, the steadied or the
+   plain one. Unless only means of several are trusted, one more is made before: a retouch of the
+   image is tuned until the discriminator is content with the mask, near the blend.
 
 Axes: slice, channel or class, height, width; the slices of one volume.
 """
@@ -83,6 +83,11 @@ class Mender:
         """Of the masks, in their order; a blend and its retouch, in short."""
         plain, *others = (way.name for way in self.ways)
         return [plain, "steadied", *others, *self.committees, "blend", "retouched"]
+
+    @property
+    def means(self) -> Sequence[int]:
+        """Places of the committees' masks."""
+        return [self.names.index(committee) for committee in self.committees]
 
     def place(self, committee: str) -> int | None:
         """Place of a committee's mask, if there is one."""
@@ -181,7 +186,7 @@ class Mender:
         quality, guard = calibration.quality, calibration.guard
         candidates = self.candidates(images)
         judged = quality.judge(self.describe(candidates))
-        if judged.dice[PLAIN] < guard.gate:
+        if judged.dice[PLAIN] < guard.gate and guard.trusted is None:
             candidates.append(self.retouched(images, candidates[-1], carried))
             judged = quality.judge(self.describe(candidates))
         shared = self.shared(candidates)
