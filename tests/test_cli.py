@@ -167,6 +167,18 @@ def test_help_is_instant():
     assert done.stdout.count("Usage: maskmend ") == len(VERBS)
 
 
+def test_predict_waits_for_no_library_that_it_does_not_use():
+    """They doubled the seconds before its first mask."""
+    code = (
+        "import sys\n"
+        "from maskmend import files, predict\n"
+        "from maskmend.foreign import guest\n"
+        "print([name for name in ('monai', 'pandas', 'matplotlib') if name in sys.modules])\n"
+    )
+    done = python(code)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 def test_the_whole_help_names_every_verb(capsys):
     for arguments in ((), ("--help",)):
         assert call(*arguments) == 0

@@ -14,9 +14,10 @@ from maskmend.config import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.split import random_split
 from maskmend.errors import ConfigError, RunError
-from maskmend.guard import student as student_module
+from maskmend.guard import student_training
 from maskmend.guard.calibrate import calibrate_run
-from maskmend.guard.student import STUDENTS, Lessons, read_students, train_student, write_students
+from maskmend.guard.student import STUDENTS, read_students, write_students
+from maskmend.guard.student_training import Lessons, train_student
 from maskmend.predict import load
 from tests.tiny import tiny, write_run
 
@@ -85,14 +86,14 @@ def test_one_strange_batch_at_the_end_does_not_spoil_it(lessons, monkeypatch):
         return norm.running_var
 
     usual = spread()
-    draw, batches = student_module._draw, []
+    draw, batches = student_training._draw, []
 
     def strange(*given):
         images, labels = draw(*given)
         batches.append(images)
         return images * (100 if len(batches) == 10 else 1), labels
 
-    monkeypatch.setattr(student_module, "_draw", strange)
+    monkeypatch.setattr(student_training, "_draw", strange)
     torch.testing.assert_close(spread(), usual, rtol=0.5, atol=0.1)
     assert len(batches) > 10
 
@@ -103,7 +104,7 @@ def test_half_a_batch_has_peoples_masks(lessons, monkeypatch):
     labels[12:] *= 2
     seen = []
     monkeypatch.setattr(
-        "maskmend.guard.student.supervised_loss",
+        "maskmend.guard.student_training.supervised_loss",
         lambda logits, labels, weights, dice: seen.append(labels) or logits.sum(),
     )
     taught(dataclasses.replace(lessons, labels=labels), 20)

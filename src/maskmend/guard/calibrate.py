@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from rich.console import Console
@@ -22,11 +23,18 @@ from maskmend.data.volume import read_mask
 from maskmend.degrade import degrade_volume
 from maskmend.errors import InputError
 from maskmend.guard.artefacts import ARTEFACTS, spoil
-from maskmend.guard.calibration import Calibration, Trial, as_table, calibrate, check_enough
+from maskmend.guard.calibration import (
+    Calibration,
+    Trial,
+    calibrate,
+    check_enough,
+    judged_by_others,
+)
 from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import agreements, labels_of
-from maskmend.guard.student import STUDENTS, Lessons, train_student, write_students
+from maskmend.guard.student import STUDENTS, write_students
+from maskmend.guard.student_training import Lessons, train_student
 from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.predict import Model, load
 from maskmend.prediction import Prepared
@@ -107,7 +115,7 @@ def calibrate_run(
             advance()
     places = {"advised": mender.place(ADVISED), "committee": mender.place(COMMITTEE)}
     calibration = calibrate(trials, mean, realistic, means=mender.means, **places)
-    write_atomically(run / TRIALS, as_table(trials, mender.names).to_csv(index=False))
+    write_atomically(run / TRIALS, _as_table(trials, mender.names).to_csv(index=False))
     (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
     if model.students:
         write_students(run, model.students)
@@ -197,3 +205,24 @@ def _degraded(
             # Between the two: a guard must know mild changes, in which there is less to gain.
             slices = torch.lerp(slices, degraded, float(rng.uniform(0.25, 1)))
         yield _Degraded(case.patient, draw, slices.to(model.device), labels)
+
+
+def _as_table(trials: Sequence[Trial], names: Sequence[str]) -> pd.DataFrame:
+    """A line a mask, for people: what it was, its true Dice and what the others predicted.
+
+    Args:
+        trials: Any number.
+        names: Of the masks, in their order.
+    """
+    return pd.DataFrame(
+        {
+            "patient": one.patient,
+            "draw": one.draw,
+            "shared": round(one.shared, 5),
+            "mask": names,
+            "dice": one.dice.round(5),
+            "predicted": judged.dice.round(5),
+            "doubt": judged.doubt.round(5),
+        }
+        for one, judged in zip(trials, judged_by_others(trials), strict=True)
+    ).explode(["mask", "dice", "predicted", "doubt"], ignore_index=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -154,27 +153,6 @@ def judged_by_others(trials: Sequence[Trial]) -> list[Judged]:
     """What the other patients taught to expect of each trial's masks."""
     qualities = {p: fit(trials, without=p) for p in {trial.patient for trial in trials}}
     return [qualities[one.patient].judge(one.features) for one in trials]
-
-
-def as_table(trials: Sequence[Trial], names: Sequence[str]) -> pd.DataFrame:
-    """A line a mask, for people: what it was, its true Dice and what the others predicted.
-
-    Args:
-        trials: Any number.
-        names: Of the masks, in their order.
-    """
-    return pd.DataFrame(
-        {
-            "patient": one.patient,
-            "draw": one.draw,
-            "shared": round(one.shared, 5),
-            "mask": names,
-            "dice": one.dice.round(5),
-            "predicted": judged.dice.round(5),
-            "doubt": judged.doubt.round(5),
-        }
-        for one, judged in zip(trials, judged_by_others(trials), strict=True)
-    ).explode(["mask", "dice", "predicted", "doubt"], ignore_index=True)
 
 
 def check_enough(patients: Collection[str]) -> None:
