@@ -24,7 +24,7 @@ BATCH = 8
 _DEGRADED = DegradationConfig(probability=0.8, appearance=0.6)
 _LEARNING_RATE = 5e-4
 _SETTLING = 40
-"""Batches that the statistics of batch norm are averaged over."""
+"""Batches that the statistics of batch norm are averaged over; no more than it learnt from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,8 @@ def train_student(
         schedule.step()
         advance()
     # Running statistics are those of the last few batches, and one strange image spoils them.
-    batches = [_draw(lessons, config, rng)[0] for _ in range(_SETTLING)]  # in 32 bits
+    settling = min(_SETTLING, iterations)
+    batches = [_draw(lessons, config, rng)[0] for _ in range(settling)]  # in 32 bits
     with autocast(config.training.precision, device):
         update_bn((adaptor(images.to(device)) for images in batches), student)
     return student.eval().requires_grad_(False)
