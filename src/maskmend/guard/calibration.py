@@ -17,8 +17,9 @@ from torch import Tensor
 
 from maskmend.checkpoint import CALIBRATION
 from maskmend.errors import InputError, RunError
-from maskmend.guard.choice import Guard, best_guard
+from maskmend.guard.choice import Guard
 from maskmend.guard.quality import Judged, Quality, fit_quality
+from maskmend.guard.search import best_guard
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,124 @@
+"""The most cautious guard that pays, found on masks whose truth is known."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from maskmend.guard.choice import NEVER, OUT_OF_REACH, PLAIN, Guard, Several
+from maskmend.guard.quality import Judged
+
+HARM = 0.005
+"""Loss of Dice that counts as harm where a guard is chosen, half of what users should not see: what
+is just harmless enough on some images is not on others."""
+FEW = 0.005
+"""Share of the validation images that may be harmed; so none of fewer than 200."""
+WORST = 0.03
+"""Loss that none of them may have."""
+_NEARLY = 0.97
+_MARGIN = 1.25
+"""Times the most disagreement with which the committee harmed a validation image."""
+_MOST_OUTVOTED = 0.8
+"""And no higher: that of few images can be too high by luck (docs/log.md)."""
+_GATES = (0.0, *np.linspace(0.4, 1, 25))
+"""With the first no promise counts; advice, votes and steadying may still pay."""
+_DOUBTS = (0.0, *2.0 ** np.arange(-1, 4.5, 0.5))
+_STEADIES = (*np.linspace(0.4, 1, 7), OUT_OF_REACH)
+
+Gains = Float[np.ndarray, "guard trial"]
+
+
+def best_guard(
+    dice: Several,
+    judged: Sequence[Judged],
+    *,
+    means: Sequence[int] = (),
+    advised: int | None = None,
+    committee: int | None = None,
+    shared: Float[np.ndarray, " trial"] | None = None,
+) -> Guard:
+    """The most cautious that gains nearly as much as any that harms few masks.
+
+    A new scanner shows what no validation image did, and caution is what covers it: so half as
+    much of it, and of trust's standard errors, has to be enough on these, if that can be had. Where
+    it suffices to trust means of several masks, no others are.
+
+    Args:
+        dice: True Dice of every trial's masks, in the order of `Judged`.
+        judged: What was predicted of each trial's masks, without its patient.
+        means: Places of the masks that are means of several.
+        advised: Place of the mask by students' advice, if there is one.
+        committee: Place of the committee's mask, if there is one.
+        shared: Each trial's Dice between the plain mask and the committee's; needed with it.
+    """
+    gains = dice - dice[:, [PLAIN]]
+    shared = np.ones(len(dice)) if shared is None else shared
+    promised = (np.array([one.dice for one in judged]), np.array([one.doubt for one in judged]))
+    rows = np.arange(len(dice))
+
+    def gained(promise: Guard, otherwise: Gains) -> Gains:
+        best = promise.best_promise(*promised)
+        return np.where(best == PLAIN, otherwise, gains[rows, best])
+
+    outvoted = 0.0 if committee is None else _outvoted(gains[:, committee], shared)
+    rest = list(_otherwise(advised, committee, outvoted))
+    kept, kept_by_half = (
+        np.array([gains[rows, guard.otherwise(*promised, shared)] for guard in some])
+        for some in (rest, [_daring(guard) for guard in rest])
+    )
+    harmless: list[tuple[float, Guard]] = []
+    by_far: list[tuple[float, Guard]] = []
+    for promise in _promises(means):
+        gain = gained(promise, kept)
+        daring = _harm_few(gained(_daring(promise), kept_by_half))
+        for number in np.flatnonzero((gain.mean(1) > 0) & _harm_few(gain)):
+            guard = replace(
+                rest[number], gate=promise.gate, caution=promise.caution, trusted=promise.trusted
+            )
+            harmless.append((float(gain[number].mean()), guard))
+            if daring[number]:
+                by_far.append(harmless[-1])
+    found = by_far or harmless or [(0.0, NEVER)]
+    enough = _NEARLY * max(gain for gain, _ in found)
+    near = [(gain, guard) for gain, guard in found if gain >= enough]
+    return max(near, key=lambda one: (one[1].trusted is not None, one[1].caution, one[0]))[1]
+
+
+def _promises(means: Sequence[int]) -> Iterator[Guard]:
+    """Guards by which masks may be taken for their promise, and else the plain one stays."""
+    trusted = [None, tuple(means)] if means else [None]
+    for gate, caution, places in itertools.product(_GATES, _DOUBTS, trusted):
+        yield Guard(gate=float(gate), steady=OUT_OF_REACH, caution=float(caution), trusted=places)
+
+
+def _otherwise(advised: int | None, committee: int | None, outvoted: float) -> Iterator[Guard]:
+    """Guards that take none for its promise."""
+    advice = [(None, 0.0)] if advised is None else [(None, 0.0), *((advised, t) for t in _DOUBTS)]
+    for steady, (place, trust) in itertools.product(_STEADIES, advice):
+        yield Guard(
+            gate=0.0,
+            steady=float(steady),
+            caution=0.0,
+            advised=place,
+            trust=float(trust),
+            committee=committee,
+            outvoted=outvoted,
+        )
+
+
+def _daring(guard: Guard) -> Guard:
+    return replace(guard, caution=guard.caution / 2, trust=guard.trust / 2)
+
+
+def _harm_few(gain: Gains) -> Bool[np.ndarray, " guard"]:
+    few = FEW * gain.shape[1]
+    return (np.count_nonzero(gain < -HARM, axis=1) <= few) & (gain.min(1) >= -WORST)
+
+
+def _outvoted(gains: Float[np.ndarray, " trial"], shared: Float[np.ndarray, " trial"]) -> float:
+    """So much less is agreed than in any trial that the committee harmed, by a quarter."""
+    harmed = shared[gains < -HARM]
+    least = harmed.min() if len(harmed) else 1.0
+    return float(np.clip(1 - _MARGIN * (1 - least), 0, _MOST_OUTVOTED))
