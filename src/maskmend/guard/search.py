@@ -68,22 +68,24 @@ def best_guard(
         np.array([gains[rows, guard.otherwise(*promised, shared)] for guard in some])
         for some in (rest, [_daring(guard) for guard in rest])
     )
-    harmless: list[tuple[float, Guard]] = []
-    by_far: list[tuple[float, Guard]] = []
+    harmless: list[tuple[float, Guard, Guard]] = []
+    by_far: list[tuple[float, Guard, Guard]] = []
     for promise in _promises(means):
         gain = gained(promise, kept)
-        daring = _harm_few(gained(_daring(promise), kept_by_half))
-        for number in np.flatnonzero((gain.mean(1) > 0) & _harm_few(gain)):
-            guard = replace(
-                rest[number], gate=promise.gate, caution=promise.caution, trusted=promise.trusted
-            )
-            harmless.append((float(gain[number].mean()), guard))
-            if daring[number]:
-                by_far.append(harmless[-1])
-    found = by_far or harmless or [(0.0, NEVER)]
-    enough = _NEARLY * max(gain for gain, _ in found)
-    near = [(gain, guard) for gain, guard in found if gain >= enough]
-    return max(near, key=lambda one: (one[1].trusted is not None, one[1].caution, one[0]))[1]
+        mean = gain.mean(1)
+        pays = (mean > 0) & _harm_few(gain)
+        daring = pays & _harm_few(gained(_daring(promise), kept_by_half))
+        for found, which in ((harmless, pays), (by_far, daring)):
+            found.extend((mean[number], promise, rest[number]) for number in np.flatnonzero(which))
+    found = by_far or harmless
+    if not found:
+        return NEVER
+    enough = _NEARLY * max(gain for gain, _, _ in found)
+    _, promise, otherwise = max(
+        (one for one in found if one[0] >= enough),
+        key=lambda one: (one[1].trusted is not None, one[1].caution, one[0]),
+    )
+    return replace(otherwise, gate=promise.gate, caution=promise.caution, trusted=promise.trusted)
 
 
 def _promises(means: Sequence[int]) -> Iterator[Guard]:
