@@ -32,7 +32,7 @@ def written(tmp_path_factory):
     file = root / "results" / "cpu.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # of the processes that measure
-        few = ["--patients", "2", "--steps", "3", "--repeats", "2"]
+        few = ["--patients", "2", "--steps", "3", "--repeats", "3"]
         where = ["--run", root / "run", "--data", root / "hearts", "--json", file]
         app([*map(str, where), *few], result_action="return_value")
     return file
@@ -42,7 +42,7 @@ def test_the_json_has_the_figures_at_its_top(written):
     result = json.loads(written.read_text())
     assert tuple(result)[: len(TOP)] == TOP
     assert all(result[name] > 0 for name in TOP)
-    assert (result["patients"], result["steps"], len(result["rounds"])) == (2, 3, 2)
+    assert (result["patients"], result["steps"], len(result["rounds"])) == (2, 3, 3)
 
 
 def test_ratios_are_medians_over_rounds_of_what_was_timed_side_by_side(written):

@@ -33,7 +33,7 @@ def made(tmp_path_factory):
         "seeds": (0,),
         "families": ("noise",),
         "severities": (2,),
-        "patients": 1,
+        "patients": 2,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shift_run, "HERE", root)
@@ -46,7 +46,7 @@ def made(tmp_path_factory):
 
 def test_every_method_meets_every_volume_under_every_shift(made):
     _, table = made
-    assert len(table) == len(METHODS) * 2 * 2  # shifts, phases
+    assert len(table) == len(METHODS) * 2 * 2 * 2  # shifts, patients, phases
     assert not table.duplicated(["method", "shift", "severity", "patient", "phase"]).any()
     assert set(table["method"]) == set(METHODS)
     assert set(zip(table["shift"], table["severity"], strict=True)) == {("none", 0), ("noise", 2)}
