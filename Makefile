@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 
 # What test-minimal and test-newest run, for example TESTS='tests/test_cli.py -k help'.
 TESTS ?= tests
+# A process a core, a file of tests at a time, and no threads beside them.
+SPREAD := -n auto --dist loadfile
+test test-minimal test-newest: export OMP_NUM_THREADS = 1
 
 demo: $(VENV)/.installed
 	$(BIN)/maskmend demo --out demo
@@ -16,19 +19,19 @@ docs: $(VENV)/.installed
 	@echo "open build/site/index.html"
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(SPREAD)
 
 # The lowest versions that pyproject.toml admits, and the newest of everything but torch.
 test-minimal:
 	$(PYTHON) -m venv --clear build/minimal
 	build/minimal/bin/pip install --quiet --constraint constraints-minimal.txt --editable '.[test]'
-	build/minimal/bin/pytest -W ignore::DeprecationWarning $(TESTS)  # old ones warn of newer ones
+	build/minimal/bin/pytest $(SPREAD) -W ignore::DeprecationWarning $(TESTS)  # old ones warn of newer ones
 
 test-newest:
 	$(PYTHON) -m venv --clear build/newest
 	grep '^torch==' constraints.txt > build/torch.txt
 	build/newest/bin/pip install --quiet --constraint build/torch.txt --editable '.[test]'
-	build/newest/bin/pytest $(TESTS)
+	build/newest/bin/pytest $(SPREAD) $(TESTS)
 
 dist: $(VENV)/.installed
 	rm -rf dist
