@@ -6,6 +6,7 @@
         checkpoint.safetensors    the latest state, optimizers included, to resume from
         calibration.json          how far masks can be trusted (`maskmend calibrate`)
         students.safetensors      the segmentor's noisy students, made by the same call
+        students.part.safetensors those of a call that was stopped, which the next takes up
         history.csv               losses and scores at every look at the validation patients
         run.json                  versions, hardware and how training ended
         tensorboard/              the same as curves

@@ -31,7 +31,7 @@ _GOES_ON = {
     "train": f"{_SAME} at the last look at the validation patients",
     "predict": f"{_SAME} with the images that are left",
     "demo": f"{_SAME} where it was",
-    "calibrate": "the run is as it was, and the same command starts again",
+    "calibrate": "the run is as it was, and the same command goes on with finished students",
     "reproduce": f"{_SAME} where it was",
     "evaluate": "no scores were written, and the same command starts again",
 }

@@ -23,7 +23,7 @@ from maskmend.guard.batch_norm import mixed_statistics
 from maskmend.guard.calibration import Calibration, read_calibration
 from maskmend.guard.corrections import corrections
 from maskmend.guard.mend import Mender
-from maskmend.guard.student import read_students
+from maskmend.guard.student import STUDENTS, read_students
 from maskmend.guard.ways import committees, neighbours, ways
 from maskmend.instance import Adapted
 from maskmend.prediction import Prediction, Prepared, finish
@@ -374,5 +374,5 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
         digest_of(run / WEIGHTS),
         run.absolute(),
         read_calibration(run),
-        read_students(run, networks.segmentor),
+        read_students(run / STUDENTS, networks.segmentor),
     )

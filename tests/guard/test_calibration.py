@@ -9,7 +9,13 @@ import torch
 
 from maskmend.checkpoint import CALIBRATION
 from maskmend.errors import InputError, RunError
-from maskmend.guard.calibration import Trial, calibrate, fit, read_calibration
+from maskmend.guard.calibration import (
+    Trial,
+    calibrate,
+    fit,
+    judged_by_others,
+    read_calibration,
+)
 from maskmend.guard.choice import PLAIN, STEADIED, Guard
 
 
@@ -33,7 +39,7 @@ def trials(*, odd, patients=200, seed=0):
 
 
 def calibrated(made):
-    return calibrate(made, torch.zeros(3), 0.5)
+    return calibrate(made, judged_by_others(made), torch.zeros(3), 0.5)
 
 
 def gains_of(guard, quality, *, odd):
@@ -87,7 +93,7 @@ def test_advice_that_seldom_harms_is_trusted_more_than_others():
         dice = plain + np.array([0, 0, rng.choice([-0.3, 0.4]), 0.05 + 0.01 * rng.normal()])
         features = np.column_stack([plain + np.array([0, 0, 0.05, 0.05]), [0, 0, 1, 1]])
         made.append(Trial(f"patient{number}", features, dice))
-    found = calibrate(made, torch.zeros(3), 0.5, advised=3)
+    found = calibrate(made, judged_by_others(made), torch.zeros(3), 0.5, advised=3)
     assert np.mean([choose(found, one) == 3 for one in made]) > 0.9
     alone = calibrated(made)
     assert all(choose(alone, one) in (PLAIN, STEADIED) for one in made)
@@ -156,7 +162,7 @@ def test_a_patient_is_predicted_by_the_others():
 
 def test_it_survives_the_file(tmp_path):
     made = trials(odd=0.1, patients=30)
-    calibration = calibrate(made, torch.tensor([0.0, 1.0, 2.5]), 0.5)
+    calibration = calibrate(made, judged_by_others(made), torch.tensor([0.0, 1.0, 2.5]), 0.5)
     trusted = dataclasses.replace(calibration.guard, trusted=[2])
     calibration = dataclasses.replace(calibration, guard=trusted)
     (tmp_path / CALIBRATION).write_text(json.dumps(calibration.to_dict()))

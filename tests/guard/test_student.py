@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from maskmend.data.split import random_split
 from maskmend.errors import ConfigError, RunError
 from maskmend.guard import student_training
 from maskmend.guard.calibrate import calibrate_run
-from maskmend.guard.student import STUDENTS, read_students, write_students
+from maskmend.guard.student import STUDENTS, UNFINISHED, read_students, write_students
 from maskmend.guard.student_training import Lessons, train_student
 from maskmend.predict import load
 from tests.tiny import tiny, write_run
@@ -115,19 +116,27 @@ def test_half_a_batch_has_peoples_masks(lessons, monkeypatch):
 
 def test_a_run_keeps_them(lessons, tmp_path):
     students = [taught(lessons, number=number) for number in range(3)]
-    assert not read_students(tmp_path, teacher())
-    write_students(tmp_path, students)
-    for student, kept in zip(students, read_students(tmp_path, teacher()), strict=True):
+    path = tmp_path / STUDENTS
+    assert not read_students(path, teacher())
+    write_students(path, students)
+    for student, kept in zip(students, read_students(path, teacher()), strict=True):
         assert not kept.training
         for name, tensor in student.state_dict().items():
             assert torch.equal(kept.state_dict()[name], tensor)
 
 
 def test_students_of_another_segmentor_are_named(lessons, tmp_path):
-    write_students(tmp_path, [taught(lessons)])
+    write_students(tmp_path / STUDENTS, [taught(lessons)])
     other = teacher(tiny(segmentor={"width": 6}))
     with pytest.raises(RunError, match=rf"{STUDENTS}: is of another segmentor; remove it"):
-        read_students(tmp_path, other)
+        read_students(tmp_path / STUDENTS, other)
+
+
+def test_students_of_another_teacher_are_not_taken_up(lessons, tmp_path):
+    path = tmp_path / UNFINISHED
+    write_students(path, [taught(lessons)], weights="a", config="b")
+    assert len(read_students(path, teacher(), weights="a", config="b")) == 1
+    assert not read_students(path, teacher(), weights="a", config="c")
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +205,35 @@ def test_a_run_may_have_none(calibrated):
         (run / CONFIG).write_text(to_yaml(CONFIG_OF_RUN))
         (run / CALIBRATION).write_bytes(saved[0])
         (run / STUDENTS).write_bytes(saved[1])
+
+
+def test_a_stopped_calibration_goes_on_with_the_students_it_had(calibrated, tmp_path, monkeypatch):
+    hearts, finished = calibrated
+    run = write_run(tmp_path, CONFIG_OF_RUN)
+    shutil.copy(finished / SPLIT, run / SPLIT)
+    taught, stops = [], [1]
+
+    def teach(*given, number, **named):
+        if number in stops:
+            raise KeyboardInterrupt
+        taught.append(number)
+        return train_student(*given, number=number, **named)
+
+    monkeypatch.setattr("maskmend.guard.calibrate.train_student", teach)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_run(run, hearts, draws=0, device="cpu", console=QUIET)
+    assert (run / UNFINISHED).exists()
+    assert not (run / STUDENTS).exists()
+    stops.clear()
+    calibrate_run(run, hearts, draws=0, device="cpu", console=QUIET)
+    assert taught == [0, 1]
+    assert not (run / UNFINISHED).exists()
+    segmentor = load(run, "cpu").networks.segmentor
+    ours, theirs = (read_students(one / STUDENTS, segmentor) for one in (run, finished))
+    for one, other in zip(ours, theirs, strict=True):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(other.state_dict()[name], tensor)
+    assert (run / CALIBRATION).read_bytes() == (finished / CALIBRATION).read_bytes()
 
 
 def test_images_are_degraded_in_32_bits_where_networks_are_not(lessons):

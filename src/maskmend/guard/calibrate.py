@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from rich.console import Console
 from torch import Tensor
 
-from maskmend.checkpoint import CALIBRATION, read_split, write_atomically
+from maskmend.checkpoint import CALIBRATION, CONFIG, digest_of, read_split, write_atomically
 from maskmend.components import one_hot
 from maskmend.config import DegradationConfig
 from maskmend.data.cohort import Case
@@ -32,13 +32,14 @@ from maskmend.guard.calibration import (
 )
 from maskmend.guard.corrections import quantiles
 from maskmend.guard.mend import Mender
-from maskmend.guard.quality import agreements, labels_of
-from maskmend.guard.student import STUDENTS, write_students
+from maskmend.guard.quality import Judged, agreements, labels_of
+from maskmend.guard.student import STUDENTS, UNFINISHED, read_students, write_students
 from maskmend.guard.student_training import Lessons, train_student
 from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.predict import Model, load
 from maskmend.prediction import Prepared
 from maskmend.progress import progress_bar
+from maskmend.segmentor import UNet
 
 TRIALS = "trials.csv"
 
@@ -49,7 +50,7 @@ def calibrate_run(
     """Fit predicted Dice on a run's validation patients, plain and degraded; kept in the run.
 
     First the segmentor teaches noisy students what it knows of the training patients; see
-    `student`.
+    `student`. If the call is stopped, the next one takes up those that were finished.
 
     Beside calibration.json, trials.csv tells of every mask that was made: its Dice, and what was
     predicted of it without its patient.
@@ -81,27 +82,17 @@ def calibrate_run(
     annotated, validation = of("train_annotated"), of("validation")
     # A patient may be in both uses, where there are few.
     taught = [case for case in of("train_unpaired_images") if case not in annotated]
-    students = model.config.adaptation.students
-    lessons = students * model.config.adaptation.student_iterations
+    asked = model.config.adaptation.students
+    model.students = _taught_before(run, model)
+    lessons = (asked - len(model.students)) * model.config.adaptation.student_iterations
     total = len(annotated) + len(taught) + lessons + len(validation) * (1 + 2 * draws)
     with progress_bar(console, "calibrating", total) as advance:
-        images, labels = _training(model, annotated, taught, advance, labelled=students > 0)
+        images, labels = _training(model, annotated, taught, advance, labelled=lessons > 0)
         mean = torch.stack([quantiles(one) for one in images]).mean(0)
-        model.students = []
-        if students:
+        if lessons:
             by_people = sum(len(one) for one in labels[: len(annotated)])
             shown = Lessons(images=torch.cat(images), labels=torch.cat(labels), annotated=by_people)
-            model.students = [
-                train_student(
-                    model.networks.segmentor,
-                    model.networks.adaptor,
-                    shown,
-                    model.config,
-                    number=number,
-                    advance=advance,
-                )
-                for number in range(students)
-            ]
+            _teach(run, model, shown, advance)
         degraded: list[_Degraded] = []
         for number, case in enumerate(validation):
             rng = np.random.default_rng([model.config.seed, number])
@@ -114,15 +105,43 @@ def calibrate_run(
             trials.append(one.trial(mender))
             advance()
     places = {"advised": mender.place(ADVISED), "committee": mender.place(COMMITTEE)}
-    calibration = calibrate(trials, mean, realistic, means=mender.means, **places)
-    write_atomically(run / TRIALS, _as_table(trials, mender.names).to_csv(index=False))
+    judged = judged_by_others(trials)
+    calibration = calibrate(trials, judged, mean, realistic, means=mender.means, **places)
+    write_atomically(run / TRIALS, _as_table(trials, judged, mender.names).to_csv(index=False))
     (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
     if model.students:
-        write_students(run, model.students)
+        (run / UNFINISHED).replace(run / STUDENTS)
     else:
         (run / STUDENTS).unlink(missing_ok=True)
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     return calibration
+
+
+def _taught_before(run: Path, model: Model) -> list[UNet]:
+    """Students that a stopped calibration left, no more than are asked for."""
+    known = read_students(run / UNFINISHED, model.networks.segmentor, **_teacher(run, model))
+    return [student.to(model.device) for student in known]
+
+
+def _teach(run: Path, model: Model, lessons: Lessons, advance: Callable[[], None]) -> None:
+    """Teach the students that are missing, and keep each as soon as it is finished."""
+    networks = model.networks
+    for number in range(len(model.students), model.config.adaptation.students):
+        student = train_student(
+            networks.segmentor,
+            networks.adaptor,
+            lessons,
+            model.config,
+            number=number,
+            advance=advance,
+        )
+        model.students.append(student)
+        write_students(run / UNFINISHED, model.students, **_teacher(run, model))
+
+
+def _teacher(run: Path, model: Model) -> dict[str, str]:
+    """What decides what students learn, but for the data."""
+    return {"weights": model.digest, "config": digest_of(run / CONFIG)}
 
 
 def _training(
@@ -207,11 +226,14 @@ def _degraded(
         yield _Degraded(case.patient, draw, slices.to(model.device), labels)
 
 
-def _as_table(trials: Sequence[Trial], names: Sequence[str]) -> pd.DataFrame:
+def _as_table(
+    trials: Sequence[Trial], predictions: Sequence[Judged], names: Sequence[str]
+) -> pd.DataFrame:
     """A line a mask, for people: what it was, its true Dice and what the others predicted.
 
     Args:
         trials: Any number.
+        predictions: What was expected of each.
         names: Of the masks, in their order.
     """
     return pd.DataFrame(
@@ -224,5 +246,5 @@ def _as_table(trials: Sequence[Trial], names: Sequence[str]) -> pd.DataFrame:
             "predicted": judged.dice.round(5),
             "doubt": judged.doubt.round(5),
         }
-        for one, judged in zip(trials, judged_by_others(trials), strict=True)
+        for one, judged in zip(trials, predictions, strict=True)
     ).explode(["mask", "dice", "predicted", "doubt"], ignore_index=True)

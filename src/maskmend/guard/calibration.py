@@ -109,6 +109,7 @@ def fit(trials: Sequence[Trial], without: str | None = None) -> Quality:
 
 def calibrate(
     trials: Sequence[Trial],
+    judged: Sequence[Judged],
     quantiles: Float[Tensor, " quantile"],
     realistic: float,
     *,
@@ -118,11 +119,10 @@ def calibrate(
 ) -> Calibration:
     """Fit predicted Dice to trials, and find a guard that gained much in them without harm.
 
-    Every patient is predicted by a regression on the others, so that the guard covers what is not
-    known of a new patient.
-
     Args:
         trials: Of all candidates.
+        judged: What `judged_by_others` expects of each, so that the guard covers what is not known
+            of a new patient.
         quantiles: Mean quantiles of the training images.
         realistic: The discriminator's mean score of true masks.
         means: Places of the masks that are means of several.
@@ -132,7 +132,6 @@ def calibrate(
     Raises:
         InputError: There are fewer than two patients.
     """
-    judged = judged_by_others(trials)
     plain = (np.array([v.dice[0] for v in judged]), np.array([one.dice[0] for one in trials]))
     return Calibration(
         quantiles=quantiles,

@@ -21,32 +21,37 @@ from maskmend.errors import RunError
 from maskmend.segmentor import UNet
 
 STUDENTS = "students.safetensors"
+UNFINISHED = "students.part.safetensors"
+"""Those that a calibration has taught so far; the next takes them up if it is stopped."""
 
 
-def write_students(run: Path, students: Sequence[UNet]) -> None:
-    """Keep them in their run folder."""
-    write_tensors(run / STUDENTS, nn.ModuleList(students).state_dict())
+def write_students(path: Path, students: Sequence[UNet], **metadata: str) -> None:
+    """Keep them in a file."""
+    write_tensors(path, nn.ModuleList(students).state_dict(), **metadata)
 
 
-def read_students(run: Path, segmentor: UNet) -> Sequence[UNet]:
-    """A run's students, frozen; none if it has none.
+def read_students(path: Path, segmentor: UNet, **metadata: str) -> Sequence[UNet]:
+    """The students in a file, frozen; none if there is no file.
 
     Args:
-        run: Run folder.
+        path: The file.
         segmentor: Their teacher, whose shape they have.
+        **metadata: If given, students that were kept with other metadata are not read.
 
     Raises:
         RunError: The file is damaged or of another network.
     """
-    if not (run / STUDENTS).exists():
+    if not path.exists():
         return ()
-    tensors, _ = read_tensors(run / STUDENTS)
+    tensors, kept = read_tensors(path)
+    if metadata and kept != metadata:
+        return ()
     count = len({name.partition(".")[0] for name in tensors})
     students = nn.ModuleList(copy.deepcopy(segmentor) for _ in range(count))
     try:
         students.load_state_dict(tensors)
     except RuntimeError as error:
         raise RunError(
-            f"{run / STUDENTS}: is of another segmentor; remove it and calibrate the run again"
+            f"{path}: is of another segmentor; remove it and calibrate the run again"
         ) from error
     return [*students.eval().requires_grad_(False)]
