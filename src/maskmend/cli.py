@@ -103,24 +103,13 @@ def calibrate(run: Path, *, data: Data, draws: Count = 3, device: str | None = N
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
     """
     from maskmend.guard.calibrate import calibrate_run
-    from maskmend.guard.choice import NEVER
 
     console = Console(stderr=True)
     calibration = calibrate_run(run, data, draws=draws, device=device, console=console)
-    guard = calibration.guard
-    mended = (
-        f"a mask is mended where its predicted Dice is below {guard.gate:.2f} and another promises"
-        f" {guard.caution:.1f} times its doubt, and else steadied from {guard.steady:.2f} on"
-        + (
-            f", or its students' advice {guard.trust:.1f} times; it is outvoted where it agrees"
-            f" with the committee's by less than {guard.outvoted:.2f}"
-            if guard.advised is not None
-            else ""
-        )
-        if guard != NEVER
-        else "no rule was found that does no harm, and every mask will be left alone"
+    print(
+        f"{run}: predicted and true Dice correlate by {calibration.correlation:.2f};"
+        f" {calibration.guard.rule}"
     )
-    print(f"{run}: predicted and true Dice correlate by {calibration.correlation:.2f}; {mended}")
     return DONE
 
 

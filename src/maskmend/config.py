@@ -27,6 +27,9 @@ from pydantic.dataclasses import dataclass
 
 from maskmend.errors import ConfigError
 
+Precision = Literal["auto", "32-true", "bf16-mixed"]
+"""Lightning Fabric's names, and "auto"; see `maskmend.devices.resolve_precision`."""
+
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 _Ends = TypeVar("_Ends", tuple[float, float], tuple[int, int])
@@ -287,7 +290,7 @@ class TrainingConfig:
     """End after this many looks without a better figure. Not in the paper."""
     cosine: bool = False
     """Let both step sizes fall to zero along a half cosine. Not in the paper."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     """Arithmetic of the networks, and of all that a run teaches later; weights and optimizer stay
     in 32 bits. "auto" takes bfloat16 where the hardware has units for it. Not float16, in which
     gradients of pixels' means vanish."""
@@ -299,9 +302,9 @@ class AdaptationConfig:
 
     method: Literal["paper", "guarded"] = "paper"
     """"paper": `steps` updates of the adaptor, as section 3.3 says; "guarded": several views
-    and corrections of the image and two kinds of batch norm statistics are tried, a retouch is
-    tuned from the best, the Dice of every mask is predicted, and the plain mask stays unless
-    another promises enough; of the other fields only draws and precision count then."""
+    and corrections of the image, two kinds of batch norm statistics and noisy students are tried,
+    the Dice of every mask is predicted, and the plain mask stays unless another promises enough;
+    of the fields below all up to student_iterations count then, and precision."""
     draws: int = Field(default=3, ge=0)
     """Degraded copies of each validation image, and as many with artefacts, that "guarded" learns
     to predict Dice from."""
@@ -332,7 +335,7 @@ class AdaptationConfig:
     batch_norm: Literal["eval", "train"] = "eval"
     """Batch norm with the training's statistics, or with the instance's own, as the authors' code
     does. The caller's statistics never move."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of the frozen networks; the adaptor's weights stay in 32 bits. "auto" takes
     bfloat16 where the hardware has units for it."""
 

@@ -4,9 +4,8 @@ from typing import Literal
 
 import torch
 
+from maskmend.config import Precision
 from maskmend.errors import ConfigError
-
-Precision = Literal["32-true", "bf16-mixed"]
 
 
 def device_of(name: str | torch.device | None) -> torch.device:
@@ -22,7 +21,9 @@ def device_of(name: str | torch.device | None) -> torch.device:
         raise ConfigError(f"device: {name} is not available on this machine; try cpu") from error
 
 
-def resolve_precision(precision: Precision | Literal["auto"], device: torch.device) -> Precision:
+def resolve_precision(
+    precision: Precision, device: torch.device
+) -> Literal["32-true", "bf16-mixed"]:
     """What "auto" means on a device: bfloat16 where it has units for its matrix products.
 
     Without them a processor makes it up in software, and a step takes ten times as long.
@@ -37,7 +38,7 @@ def resolve_precision(precision: Precision | Literal["auto"], device: torch.devi
     return "bf16-mixed" if has_units else "32-true"
 
 
-def autocast(precision: Precision | Literal["auto"], device: torch.device) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Passes through networks in a precision; what "auto" is, see `resolve_precision`."""
     mixed = resolve_precision(precision, device) == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)

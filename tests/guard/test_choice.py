@@ -44,9 +44,9 @@ def test_what_is_good_enough_is_steadied_where_nothing_else_is_taken():
 def test_the_students_are_asked_before_steadying_whatever_the_gate_says():
     one = judged([0.7, 0.7, 0.9, 0.75], [0, 0.01, 0.1, 0.01])
     rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "advised": 3}
-    assert Guard(**rule, trust=4.0).choose(one) == 3
-    assert Guard(**rule, trust=6.0).choose(one) == STEADIED
-    assert Guard(**rule | {"gate": 1, "caution": 1.0}, trust=4.0).choose(one) == 2
+    assert Guard(**rule, advice_caution=4.0).choose(one) == 3
+    assert Guard(**rule, advice_caution=6.0).choose(one) == STEADIED
+    assert Guard(**rule | {"gate": 1, "caution": 1.0}, advice_caution=4.0).choose(one) == 2
 
 
 def test_a_committee_outvotes_a_mask_that_is_unlike_its_own():
@@ -59,3 +59,21 @@ def test_a_committee_outvotes_a_mask_that_is_unlike_its_own():
     assert Guard(**rule | {"gate": 1, "caution": 1.0}).choose(one, 0.79) == 2
     nothing = judged([0.7, 0.7, 0.9, 0.7], [0, 0.01, 0.1, 0.1])
     assert Guard(**rule).choose(nothing, 0.79) == STEADIED
+
+
+def test_the_rule_is_told():
+    assert NEVER.rule.endswith("every mask will be left alone")
+    assert Guard(gate=0.75, steady=2.0, caution=8.0).rule == (
+        "a mask will be mended below a predicted Dice of 0.75 where another mask promises 8.0 times"
+        " its doubt, else left alone"
+    )
+    others = {"advised": 3, "advice_caution": 2.0, "committee": 4, "outvoted": 0.6}
+    assert Guard(gate=0.0, steady=0.5, caution=8.0, trusted=(3,), **others).rule == (
+        "a mask will be outvoted where the committee agrees by less than 0.60, else advised where"
+        " that promises 2.0 times its doubt, else steadied from a predicted Dice of 0.50 on, else"
+        " left alone"
+    )
+    assert (
+        "where a mean of several promises"
+        in Guard(gate=1.0, steady=0.5, caution=8.0, trusted=(3,)).rule
+    )

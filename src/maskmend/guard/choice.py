@@ -34,7 +34,7 @@ class Guard:
     many single masks is often one that flatters; a mean of several is seldom as wrong."""
     advised: int | None = None
     """Place of the mask by students' advice among those of a volume, if there is one."""
-    trust: float = 0.0
+    advice_caution: float = 0.0
     """And the standard errors that its gain must be, whatever the gate says. Advice changes a mask
     only where the segmentor is unsure and seldom harms, so it may need less."""
     committee: int | None = None
@@ -42,6 +42,26 @@ class Guard:
     outvoted: float = 0.0
     """Dice between the plain mask and the committee's below which any promise of the committee's
     is enough: a regression knows the shifts that it was fitted on, a vote needs to know none."""
+
+    @property
+    def rule(self) -> str:
+        """For people, in a line."""
+        if self == NEVER:
+            return "no rule was found that does no harm, and every mask will be left alone"
+        another = "another mask" if self.trusted is None else "a mean of several"
+        parts = []
+        if self.gate > 0:
+            parts.append(
+                f"mended below a predicted Dice of {self.gate:.2f} where {another} promises"
+                f" {self.caution:.1f} times its doubt"
+            )
+        if self.outvoted > 0:
+            parts.append(f"outvoted where the committee agrees by less than {self.outvoted:.2f}")
+        if self.advised is not None:
+            parts.append(f"advised where that promises {self.advice_caution:.1f} times its doubt")
+        if self.steady < OUT_OF_REACH:
+            parts.append(f"steadied from a predicted Dice of {self.steady:.2f} on")
+        return f"a mask will be {', else '.join(parts)}, else left alone"
 
     def choose(self, judged: Judged, shared: float = 1.0) -> int:
         """The mask of the highest predicted Dice among those that promise enough.
@@ -79,7 +99,8 @@ class Guard:
         promised = dice - plain[:, None]
         taken = np.where(plain >= self.steady, STEADIED, PLAIN)
         if self.advised is not None:
-            asked = promised[:, self.advised] > self.trust * doubt[:, self.advised]
+            needed = self.advice_caution * doubt[:, self.advised]
+            asked = promised[:, self.advised] > needed
             taken[asked] = self.advised
         if self.committee is not None:
             taken[(shared < self.outvoted) & (promised[:, self.committee] > 0)] = self.committee

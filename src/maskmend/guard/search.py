@@ -42,7 +42,7 @@ def best_guard(
     """The most cautious that gains nearly as much as any that harms few masks.
 
     A new scanner shows what no validation image did, and caution is what covers it: so half as
-    much of it, and of trust's standard errors, has to be enough on these, if that can be had. Where
+    much of it, towards advice as well, has to be enough on these, if that can be had. Where
     it suffices to trust means of several masks, no others are.
 
     Args:
@@ -98,20 +98,20 @@ def _promises(means: Sequence[int]) -> Iterator[Guard]:
 def _otherwise(advised: int | None, committee: int | None, outvoted: float) -> Iterator[Guard]:
     """Guards that take none for its promise."""
     advice = [(None, 0.0)] if advised is None else [(None, 0.0), *((advised, t) for t in _DOUBTS)]
-    for steady, (place, trust) in itertools.product(_STEADIES, advice):
+    for steady, (place, caution) in itertools.product(_STEADIES, advice):
         yield Guard(
             gate=0.0,
             steady=float(steady),
             caution=0.0,
             advised=place,
-            trust=float(trust),
+            advice_caution=float(caution),
             committee=committee,
             outvoted=outvoted,
         )
 
 
 def _daring(guard: Guard) -> Guard:
-    return replace(guard, caution=guard.caution / 2, trust=guard.trust / 2)
+    return replace(guard, caution=guard.caution / 2, advice_caution=guard.advice_caution / 2)
 
 
 def _harm_few(gain: Gains) -> Bool[np.ndarray, " guard"]:
