@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maskmend.data.volume import MAX_VOXELS, read_image, read_mask
+from maskmend.data.nifti import MAX_VOXELS
+from maskmend.data.volume import read_image, read_mask
 from maskmend.errors import InputError
 
 SHAPE = (5, 4, 3)

@@ -19,8 +19,9 @@ import nibabel as nib
 import numpy as np
 
 from maskmend.data.identity import TAGS, Identity
+from maskmend.data.nifti import MAX_VOXELS
 from maskmend.data.stack import Slice, affine_of, in_order, quiet, read_slice
-from maskmend.data.volume import MAX_VOXELS, Volume, check_intensities
+from maskmend.data.volume import Volume, check_intensities
 from maskmend.errors import ConfigError, InputError
 
 _NOT_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT")
