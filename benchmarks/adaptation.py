@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks.measure import METHODS, Subject, measure_alone, measure_cost, measure_rounds
 from maskmend.checkpoint import CONFIG
-from maskmend.config import read_config
+from maskmend.config_file import read_config
 from maskmend.data.phantom import write_cohort
 from maskmend.environment import environment
 from maskmend.train import train

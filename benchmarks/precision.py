@@ -18,7 +18,7 @@ import torch
 from cyclopts import App, Parameter
 
 from maskmend.build import build
-from maskmend.config import read_config
+from maskmend.config_file import read_config
 from maskmend.environment import environment
 from maskmend.predict import Model
 

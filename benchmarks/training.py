@@ -20,7 +20,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from maskmend.build import build
-from maskmend.config import Config, read_config
+from maskmend.config import Config
+from maskmend.config_file import read_config
 from maskmend.data.slices import Pairs, TrainingData
 from maskmend.environment import environment
 from maskmend.training import Trainer

@@ -22,7 +22,8 @@ from rich.console import Console
 from maskmend.anchors import Blobs, Noise, Swap, corrupt
 from maskmend.build import build
 from maskmend.checkpoint import quiet_generator
-from maskmend.config import AnchorConfig, Config, config_from, read_config
+from maskmend.config import AnchorConfig, Config
+from maskmend.config_file import config_from, read_config
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import SCANNER_A, SCANNER_B, write_cohort

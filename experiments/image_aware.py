@@ -22,7 +22,7 @@ from torch.nn.functional import affine_grid, grid_sample, one_hot
 from experiments.shift.run import cases_of
 from experiments.shift.table import auc
 from maskmend.checkpoint import RUN
-from maskmend.config import read_config
+from maskmend.config_file import read_config
 from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
 from maskmend.predict import Model, load

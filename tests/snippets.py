@@ -29,7 +29,7 @@ import pandas as pd
 import pytest
 
 from maskmend.cli import app, main
-from maskmend.config import config_from
+from maskmend.config_file import config_from
 
 RUN, SHOWN = {"python", "sh"}, {"", "bibtex", "csv", "text", "yaml"}
 IMAGES = sorted(

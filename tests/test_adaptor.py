@@ -4,7 +4,8 @@ from torch import nn
 
 from maskmend.adaptor import Adaptor, GaussianActivation
 from maskmend.build import build_adaptor
-from maskmend.config import Config, config_from
+from maskmend.config import Config
+from maskmend.config_file import config_from
 
 
 def images():

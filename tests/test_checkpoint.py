@@ -21,7 +21,7 @@ from maskmend.checkpoint import (
     write_atomically,
     write_tensors,
 )
-from maskmend.config import config_from, to_yaml
+from maskmend.config_file import config_from, to_yaml
 from maskmend.errors import RunError
 
 

@@ -29,7 +29,8 @@ from maskmend.checkpoint import (
     write_tensors,
 )
 from maskmend.cli import app, main
-from maskmend.config import Config, config_from, read_config, to_yaml
+from maskmend.config import Config
+from maskmend.config_file import config_from, read_config, to_yaml
 from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import write_cohort
 from maskmend.data.slices import split_of

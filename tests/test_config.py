@@ -8,7 +8,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskmend.config import Config, config_from, differences, read_config, to_yaml
+from maskmend.config import Config
+from maskmend.config_file import config_from, differences, read_config, to_yaml
 from maskmend.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[1]

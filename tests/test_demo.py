@@ -11,7 +11,7 @@ from rich.console import Console
 
 from maskmend import demo
 from maskmend.before_after import examples
-from maskmend.config import read_config
+from maskmend.config_file import read_config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.volume import read_mask
 from maskmend.evaluate.scores import Evaluation

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from maskmend.build import build
-from maskmend.config import DiscriminatorConfig, config_from
+from maskmend.config import DiscriminatorConfig
+from maskmend.config_file import config_from
 from maskmend.discriminator import MaskDiscriminator
 from maskmend.priors import DiscriminatorPrior
 

@@ -10,7 +10,7 @@ import torch
 from torch import distributed, multiprocessing, nn
 
 from maskmend.checkpoint import WEIGHTS, read_tensors
-from maskmend.config import to_yaml
+from maskmend.config_file import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.group import Group
 from tests.tiny import tiny

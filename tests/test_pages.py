@@ -10,7 +10,8 @@ from rich.console import Console
 
 from docs.build import GENERATED
 from maskmend import config as configuration
-from maskmend.config import Config, config_from, to_yaml
+from maskmend.config import Config
+from maskmend.config_file import config_from, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.guard import calibrate as calibration
 from maskmend.guard.calibrate import calibrate_run

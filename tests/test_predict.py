@@ -23,7 +23,8 @@ from maskmend import files
 from maskmend.adapt import adapt
 from maskmend.build import build
 from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
-from maskmend.config import AdaptationConfig, to_yaml
+from maskmend.config import AdaptationConfig
+from maskmend.config_file import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.source import name_of

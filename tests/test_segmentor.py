@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskmend.config import config_from
+from maskmend.config_file import config_from
 from maskmend.segmentor import UNet
 
 

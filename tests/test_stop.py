@@ -10,7 +10,7 @@ import nibabel as nib
 import pytest
 
 from maskmend.checkpoint import CALIBRATION, CHECKPOINT, SPLIT, read_tensors
-from maskmend.config import to_yaml
+from maskmend.config_file import to_yaml
 from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import write_cohort
 from maskmend.data.slices import split_of

@@ -31,7 +31,7 @@ from maskmend.checkpoint import (
     read_tensors,
     write_atomically,
 )
-from maskmend.config import read_config, to_yaml
+from maskmend.config_file import read_config, to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.errors import ConfigError, RunError
 from maskmend.train import train

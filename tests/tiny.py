@@ -4,7 +4,7 @@ import torch
 
 from maskmend.build import build
 from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
-from maskmend.config import config_from, to_yaml
+from maskmend.config_file import config_from, to_yaml
 
 _SECTIONS = {
     "data": {"layout": "folder"},

@@ -27,7 +27,7 @@ from experiments.shift.methods import METHODS, Method, method_of, prepare
 from experiments.shift.sequences import SEQUENCES
 from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, SEVERITIES, shifted
 from maskmend.checkpoint import CALIBRATION, RUN, read_split
-from maskmend.config import read_config
+from maskmend.config_file import read_config
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import write_cohort

@@ -20,7 +20,7 @@ from experiments.shift.pictures import draw_gains, draw_realism
 from experiments.shift.sequences import SEQUENCES
 from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, UNSEEN, label, middle, order
 from maskmend.checkpoint import CONFIG, RUN
-from maskmend.config import read_config
+from maskmend.config_file import read_config
 from maskmend.evaluate.statistics import compare, harm
 
 IMAGE = ["segmentor", "seed", "shift", "severity", "patient", "phase"]

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskmend.adapt import adapt
     from maskmend.build import Networks, build
-    from maskmend.config import AdaptationConfig, Config, read_config
+    from maskmend.config import AdaptationConfig, Config
+    from maskmend.config_file import read_config
     from maskmend.errors import ConfigError, InputError, MaskmendError, RunError
     from maskmend.evaluate.scores import evaluate
     from maskmend.files import predict_files
@@ -55,7 +56,7 @@ _HOMES = {
     "load": "predict",
     "load_prior": "foreign.prior_folder",
     "predict_files": "files",
-    "read_config": "config",
+    "read_config": "config_file",
     "save_prior": "foreign.prior_folder",
     "train": "train",
 }

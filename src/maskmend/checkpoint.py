@@ -30,7 +30,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from maskmend.build import Networks, build
-from maskmend.config import Config, read_config
+from maskmend.config import Config
+from maskmend.config_file import read_config
 from maskmend.errors import ConfigError, RunError
 
 CONFIG = "config.yaml"

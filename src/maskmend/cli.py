@@ -74,7 +74,7 @@ def train(
         devices: Processes on this machine that share each batch, one a GPU.
         num_nodes: Machines; the command is started on each, as Lightning Fabric documents.
     """
-    from maskmend.config import read_config
+    from maskmend.config_file import read_config
     from maskmend.train import train as run
 
     best = run(
@@ -369,7 +369,8 @@ def config(path: Path | None = None, /) -> int:
     Args:
         path: The YAML file.
     """
-    from maskmend.config import Config, read_config, to_yaml
+    from maskmend.config import Config
+    from maskmend.config_file import read_config, to_yaml
 
     print(to_yaml(read_config(path) if path else Config()), end="")
     return DONE

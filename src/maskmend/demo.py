@@ -11,7 +11,7 @@ from rich.table import Table
 
 from maskmend.before_after import ADAPTED, before_and_after, examples
 from maskmend.checkpoint import read_split
-from maskmend.config import read_config
+from maskmend.config_file import read_config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import SCANNER_A, SCANNER_B, write_cohort
 from maskmend.evaluate.figures import contact_sheet

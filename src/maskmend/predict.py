@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from maskmend.adapt import adapt_all
 from maskmend.build import Networks
 from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
-from maskmend.config import AdaptationConfig, Config, config_from
+from maskmend.config import AdaptationConfig, Config
+from maskmend.config_file import config_from
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume

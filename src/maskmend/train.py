@@ -27,7 +27,8 @@ from maskmend.checkpoint import (
     write_tensors,
     writing,
 )
-from maskmend.config import Config, differences, read_config, to_yaml
+from maskmend.config import Config
+from maskmend.config_file import differences, read_config, to_yaml
 from maskmend.data.layouts import find_cohort
 from maskmend.data.slices import count_reads, load_training_data, split_of
 from maskmend.data.split import Split

@@ -4,7 +4,7 @@ import json
 from statistics import median
 
 from benchmarks.precision import app
-from maskmend.config import to_yaml
+from maskmend.config_file import to_yaml
 from tests.tiny import tiny
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.training import app
-from maskmend.config import to_yaml
+from maskmend.config_file import to_yaml
 from tests.tiny import tiny
 
 

@@ -9,7 +9,7 @@ import pytest
 from experiments.shift import run as shift_run
 from experiments.shift.methods import METHODS, NEEDS, method_of
 from experiments.shift.run import Row
-from maskmend.config import to_yaml
+from maskmend.config_file import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.errors import ConfigError, RunError
 from tests.tiny import tiny

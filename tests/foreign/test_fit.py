@@ -11,7 +11,7 @@ from torch import nn
 
 import maskmend as mm
 from maskmend.checkpoint import CHECKPOINT, CONFIG, SPLIT, WEIGHTS, read_tensors
-from maskmend.config import to_yaml
+from maskmend.config_file import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.foreign.fitting import Fitter
 from maskmend.foreign.prior_folder import PRIOR

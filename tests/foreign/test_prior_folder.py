@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from maskmend.checkpoint import CONFIG, WEIGHTS
-from maskmend.config import PriorConfig, config_from
+from maskmend.config import PriorConfig
+from maskmend.config_file import config_from
 from maskmend.errors import RunError
 from maskmend.foreign.fitting import Fitter, FittingData
 from maskmend.foreign.prior_folder import PRIOR, load_prior, save_prior

@@ -13,7 +13,7 @@ from rich.console import Console
 from maskmend.checkpoint import CALIBRATION, SPLIT
 from maskmend.cli import main
 from maskmend.components import largest_pieces, one_hot
-from maskmend.config import config_from
+from maskmend.config_file import config_from
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.split import random_split

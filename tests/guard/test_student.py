@@ -11,7 +11,7 @@ from torch import nn
 
 from maskmend.build import build
 from maskmend.checkpoint import CALIBRATION, CONFIG, SPLIT, quiet_generator
-from maskmend.config import to_yaml
+from maskmend.config_file import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.data.split import random_split
 from maskmend.errors import ConfigError, RunError

@@ -8,7 +8,8 @@ import torch
 from maskmend.build import fresh_discriminator
 from maskmend.checkpoint import quiet_generator
 from maskmend.cli import main
-from maskmend.config import PriorConfig, config_from
+from maskmend.config import PriorConfig
+from maskmend.config_file import config_from
 from maskmend.data.volume import read_mask
 from maskmend.foreign.fitted import FittedPrior
 from maskmend.foreign.prior_folder import save_prior

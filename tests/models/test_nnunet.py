@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmend.config import config_from
+from maskmend.config_file import config_from
 from maskmend.data.volume import read_image, read_mask
 from maskmend.errors import RunError
 from maskmend.foreign.guest import bring

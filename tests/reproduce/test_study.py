@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from maskmend.config import differences, read_config
+from maskmend.config_file import differences, read_config
 from maskmend.data.cohort import Case, Cohort
 from maskmend.reproduce import TARGETS
 from maskmend.reproduce.datasets import Dataset

@@ -22,16 +22,8 @@ from maskmend.checkpoint import (
     write_atomically,
     write_tensors,
 )
-from maskmend.config import (
-    AdversarialConfig,
-    PreprocessConfig,
-    PriorConfig,
-    config_from,
-    differences,
-    read_config,
-    set_field,
-    to_yaml,
-)
+from maskmend.config import AdversarialConfig, PreprocessConfig, PriorConfig
+from maskmend.config_file import config_from, differences, read_config, set_field, to_yaml
 from maskmend.data.cohort import Cohort
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, mask_slices

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from maskmend.config import PriorConfig, config_from
+from maskmend.config import PriorConfig
+from maskmend.config_file import config_from
 from maskmend.errors import ConfigError, InputError
 from maskmend.foreign.fitted import FittedPrior
 from maskmend.foreign.fitting import Fitter, FittingData, Segment

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from maskmend.adapt import adapt
-from maskmend.config import AdaptationConfig, config_from
+from maskmend.config import AdaptationConfig
+from maskmend.config_file import config_from
 from maskmend.data.source import read_source, shown
 from maskmend.data.volume import Volume
 from maskmend.devices import device_of

@@ -22,7 +22,8 @@ from maskmend.checkpoint import (
     write_atomically,
     write_tensors,
 )
-from maskmend.config import PriorConfig, read_config, to_yaml
+from maskmend.config import PriorConfig
+from maskmend.config_file import read_config, to_yaml
 from maskmend.environment import environment
 from maskmend.errors import ConfigError, RunError
 from maskmend.foreign.fitted import FittedPrior

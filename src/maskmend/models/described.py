@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskmend.config import ModelConfig, PriorConfig, config_from, read_config
+from maskmend.config import ModelConfig, PriorConfig
+from maskmend.config_file import config_from, read_config
 from maskmend.errors import ConfigError
 from maskmend.models.brought import BroughtModel
 from maskmend.models.sliced import SlicedImages

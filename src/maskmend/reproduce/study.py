@@ -24,7 +24,8 @@ from rich.console import Console
 
 from maskmend.before_after import ADAPTED, PLAIN
 from maskmend.checkpoint import CALIBRATION, HISTORY, RUN, read_split, write_atomically
-from maskmend.config import AdaptationConfig, Config, config_from
+from maskmend.config import AdaptationConfig, Config
+from maskmend.config_file import config_from
 from maskmend.data.split import published_split
 from maskmend.devices import device_of
 from maskmend.evaluate.scores import MEAN, Evaluation, evaluate

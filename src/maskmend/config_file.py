@@ -1,0 +1,140 @@
+"""Configurations as YAML files and on the command line: read, changed, compared, written.
+
+Nothing here imports torch, so that `--help` stays instant.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from maskmend.config import Config, ModelConfig, PriorConfig
+from maskmend.errors import ConfigError
+
+AnyConfig = TypeVar("AnyConfig", Config, PriorConfig, ModelConfig)
+
+
+@overload
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config: ...
+@overload
+def read_config(
+    path: Path, overrides: Sequence[str] = (), *, kind: type[AnyConfig]
+) -> AnyConfig: ...
+def read_config(path: Path, overrides: Sequence[str] = (), *, kind: Any = Config) -> Any:
+    """Read a YAML configuration; a key that it leaves out has its default.
+
+    Args:
+        path: The YAML file.
+        overrides: "section.field=value" each, the value in YAML; they win over the file.
+        kind: Of configuration.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown (the nearest known one is named) or a
+            value is of the wrong type or range.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such configuration file; check the path, or print one by maskmend config"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); name a YAML file that can be"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path}: cannot be read as YAML: {reason}; compare with maskmend config"
+        ) from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections with fields, got {type(tree).__name__}")
+    for override in overrides:
+        set_field(tree, override)
+    return config_from(tree, source=str(path), kind=kind)
+
+
+@overload
+def config_from(tree: Mapping[str, Any], *, source: str = ...) -> Config: ...
+@overload
+def config_from(
+    tree: Mapping[str, Any], *, source: str = ..., kind: type[AnyConfig]
+) -> AnyConfig: ...
+def config_from(
+    tree: Mapping[str, Any], *, source: str = "configuration", kind: Any = Config
+) -> Any:
+    """A configuration from nested mappings; raises ConfigError as `read_config` does."""
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"{source}: {_explain(first, kind)}") from error
+
+
+def to_yaml(config: Config | PriorConfig) -> str:
+    """The whole configuration, defaults written out, as `read_config` reads it."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def differences(before: AnyConfig, after: AnyConfig) -> list[str]:
+    """Fields in which two configurations differ, as "section.field: before -> after"."""
+    left, right = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(after))
+    return [f"{k}: {left.get(k)} -> {right.get(k)}" for k in right if left.get(k) != right.get(k)]
+
+
+def set_field(tree: dict[str, Any], override: str) -> None:
+    """Put "section.field=value" into nested mappings; raises ConfigError if it is not that."""
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: expected section.field=value")
+    *sections, field = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {section} is a field, not a section")
+    try:
+        tree[field] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+
+
+def _explain(error: Any, kind: Any) -> str:
+    """One line for one of pydantic's errors."""
+    where = [str(part) for part in error["loc"]]
+    name = ".".join(where) or "configuration"
+    if error["type"] == "unexpected_keyword_argument":
+        known = [field.name for field in dataclasses.fields(_section(kind, where[:-1]))]
+        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.0)[0]
+        return f"unknown key {name}; did you mean {'.'.join([*where[:-1], near])}?"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{name}: {message}" if where else message
+    return f"{name}: {message}; got {error['input']!r}"
+
+
+def _section(kind: Any, where: Sequence[str]) -> Any:
+    """The dataclass at a path of field names."""
+    section: Any = kind()
+    for name in where:
+        section = getattr(section, name)
+    return section
+
+
+def _plain(value: Any) -> Any:
+    """Tuples to lists, which YAML reads back safely."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        is_section = isinstance(value, dict) and not prefix.endswith("structures.")
+        flat |= _flat(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
+    return flat
