@@ -164,30 +164,43 @@ class Mender:
             Masks before and after, with predicted Dice as scores.
         """
         start = time.perf_counter()
-        made = self._mend(images, calibration, carried)
-        best = made
-        for symmetry in self.symmetries(images):
-            turned = self._mend(symmetry.of(images).contiguous(), calibration, carried)
+        candidates = self.candidates(images)
+        made = best = self._chosen(candidates, images, calibration, carried)
+        for symmetry in self.symmetries(images, candidates):
+            slices = symmetry.of(images).contiguous()
+            turned = self._chosen(self.candidates(slices), slices, calibration, carried)
             # Where none is any good, chance would choose.
             if turned.realism_after > max(best.realism_after, DOUBTFUL):
                 best = _turned_back(turned, symmetry, made)
         return dataclasses.replace(best, seconds=time.perf_counter() - start)
 
-    def symmetries(self, images: Images) -> Sequence[Symmetry]:
+    def symmetries(self, images: Images, candidates: Sequence[Candidate]) -> Sequence[Symmetry]:
         """How slices may have to be turned before they are segmented, if they may.
 
         Two students tell it, which differ in chance alone, or an only one and its segmentor.
+
+        Args:
+            images: All slices of the volume.
+            candidates: Its masks, of `candidates`.
         """
         shares = self.committees.get(ADVISED, {})
-        opinions = [way.masks for way in self.ways if way.name in shares]
-        return likelier(images, opinions[-2:], self.classes) if opinions else []
+        asked = [way for way in self.ways if way.name in shares][-2:]
+        made = {one.name: one.masks for one in candidates}
+        opinions, upright = [way.masks for way in asked], [made[way.name] for way in asked]
+        return likelier(images, opinions, upright, self.classes) if asked else []
 
-    def _mend(self, images: Images, calibration: Calibration, carried: nn.Module | None) -> Adapted:
+    def _chosen(
+        self,
+        candidates: Sequence[Candidate],
+        images: Images,
+        calibration: Calibration,
+        carried: nn.Module | None,
+    ) -> Adapted:
+        """The mask that the guard takes, of these and what is tuned from them."""
         quality, guard = calibration.quality, calibration.guard
-        candidates = self.candidates(images)
         judged = quality.judge(self.describe(candidates))
         if judged.dice[PLAIN] < guard.gate and guard.trusted is None:
-            candidates.append(self.retouched(images, candidates[-1], carried))
+            candidates = [*candidates, self.retouched(images, candidates[-1], carried)]
             judged = quality.judge(self.describe(candidates))
         shared = self.shared(candidates)
         taken = guard.choose(judged, shared)

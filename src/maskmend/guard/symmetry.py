@@ -58,29 +58,34 @@ AS_IT_IS, *_OTHERS = (
 
 
 def likelier(
-    images: Square, opinions: Sequence[Callable[[Square], Tensor]], classes: int
+    images: Square,
+    opinions: Sequence[Callable[[Square], Tensor]],
+    upright: Sequence[Tensor],
+    classes: int,
 ) -> Sequence[Symmetry]:
     """In which other ways several networks are much surer of the slices, and agree better.
 
     Args:
         images: All slices of the volume.
         opinions: Two networks or more, from images to probabilities.
+        upright: What each makes of the slices as they are.
         classes: Of the masks, the background included.
 
     Returns:
         The two best at the most; which of these is right only more than two networks can tell.
     """
 
-    def likelihood(symmetry: Symmetry) -> float:
-        seen = symmetry.of(images).contiguous()
-        masks = [opinion(seen) for opinion in opinions]
+    def likelihood(masks: Sequence[Tensor]) -> float:
         pairs = np.triu_indices(len(masks), 1)
         agreed = agreements([labels_of(one) for one in masks], classes)[pairs].mean()
         return float(agreed) - float(np.mean([entropy(one).item() for one in masks]))
 
-    enough = likelihood(AS_IT_IS) + _MARGIN
+    enough = likelihood(upright) + _MARGIN
     if enough >= 1:
         return []  # none can be as sure as that
-    found = {symmetry: likelihood(symmetry) for symmetry in _OTHERS}
+    found: dict[Symmetry, float] = {}
+    for symmetry in _OTHERS:
+        turned = symmetry.of(images).contiguous()
+        found[symmetry] = likelihood([opinion(turned) for opinion in opinions])
     best = sorted(found, key=found.__getitem__, reverse=True)[:_TRIED]
     return [symmetry for symmetry in best if found[symmetry] > enough]
