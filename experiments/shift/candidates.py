@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 from cyclopts import App
 
+from experiments.shift import held_out
 from experiments.shift.table import FAILED, about, auc
+from experiments.shift.trials import arrays
 from maskmend.guard.calibrate import TRIALS
 from maskmend.guard.calibration import read_calibration
 from maskmend.guard.choice import Guard
@@ -24,6 +26,11 @@ _PREFACE = (
     "Gains in points over the plain mask, on images as they are and on copies that are degraded or"
     " have artefacts; harmed are images that lost more than a point. Dice is"
     " predicted of every patient by a regression on the others."
+)
+_HELD_OUT = (
+    "Guards that are chosen on some of these images and measured on others: by folds of the"
+    f" patients ({held_out.FOLDS}, drawn {held_out.TIMES_FOLDED} times), and by halves"
+    f" ({held_out.TIMES_HALVED} times)."
 )
 
 
@@ -40,14 +47,16 @@ def main(*runs: Path, out: Path) -> None:
         calibration = read_calibration(run)
         if calibration is None:
             raise SystemExit(f"{run}: is not calibrated; maskmend calibrate it")
-        page = tell(pd.read_csv(run / TRIALS), calibration.guard)
-        parts.append(f"## {run.name}\n\n{about(run)}\n\n{page}")
+        trials = pd.read_csv(run / TRIALS)
+        parts.append(f"## {run.name}\n\n{about(run)}\n\n{tell(trials, calibration.guard)}")
+        parts.append(f"{_HELD_OUT}\n\n{held_out.tell(arrays(trials))}")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n\n".join(parts), encoding="utf-8")
 
 
 def tell(trials: pd.DataFrame, guard: Guard) -> str:
     """The page's text."""
+    images = arrays(trials)
     trials = numbered(trials)
     plain = trials[trials["mask"] == "none"]
     told, true = plain["predicted"], plain["dice"]
@@ -60,7 +69,7 @@ def tell(trials: pd.DataFrame, guard: Guard) -> str:
         "| mask | as they are | harmed | copies | harmed | worst |",
         "| --- | --- | --- | --- | --- | --- |",
         *_rows(trials),
-        _row("**the guard**", *_guarded(trials, guard)),
+        _row("**the guard**", images.draw, images.gains(guard)),
         f"\nThe guard: gate {guard.gate:.3f}, steady {guard.steady:.3f}, caution"
         f" {guard.caution:.3f}, outvoted {guard.outvoted:.3f}; it trusts {trusted}.",
     ]
@@ -83,16 +92,6 @@ def _rows(trials: pd.DataFrame) -> Iterator[str]:
     yield _row(
         "the best of each image", best.index.get_level_values("draw").to_numpy(), best.to_numpy()
     )
-
-
-def _guarded(trials: pd.DataFrame, guard: Guard) -> tuple[np.ndarray, np.ndarray]:
-    plain = trials[trials["mask"] == "none"]
-    told, doubt, gains = (
-        trials[column].to_numpy().reshape(len(plain), -1)
-        for column in ("predicted", "doubt", "gain")
-    )
-    taken = guard.taken(told, doubt, plain["shared"].to_numpy())
-    return plain["draw"].to_numpy(), gains[np.arange(len(plain)), taken]
 
 
 def _row(name: str, draws: np.ndarray, gains: np.ndarray) -> str:

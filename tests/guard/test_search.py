@@ -69,3 +69,24 @@ def test_single_masks_are_not_trusted_where_means_gain_nearly_as_much(gain_of_me
     guard = best_guard(dice, told, means=[3])
     assert guard.trusted == ((3,) if only_means else None)
     assert {guard.choose(one) for one in told} == {3 if only_means else 2}
+
+
+@pytest.mark.parametrize(("doubt", "enough"), [(0.03, False), (0.02, True)])
+def test_a_promise_of_less_than_four_standard_errors_never_counts(doubt, enough):
+    """However well these images kept it."""
+    plain = np.linspace(0.1, 0.6, 100)
+    dice = np.column_stack([plain, plain, plain + 0.1])
+    told = [judged(one, [0, 0.01, doubt]) for one in dice]
+    guard = best_guard(dice, told)
+    assert {guard.choose(one) for one in told} == {2 if enough else PLAIN}
+
+
+def test_caution_comes_before_means():
+    """A mean of several gains a little more, but its promises need to be doubted less."""
+    plain = np.linspace(0.1, 0.6, 100)
+    dice = np.column_stack([plain, plain, plain + 0.3, plain + 0.305])
+    told = [judged(one, [0, 0.01, 0.001, 0.06]) for one in dice]
+    guard = best_guard(dice, told, means=[3])
+    assert guard.trusted is None
+    assert guard.caution > 5
+    assert {guard.choose(one) for one in told} == {2}

@@ -24,7 +24,9 @@ _MOST_OUTVOTED = 0.8
 """And no higher: that of few images can be too high by luck (docs/log.md)."""
 _GATES = (0.0, *np.linspace(0.4, 1, 25))
 """With the first no promise counts; advice, votes and steadying may still pay."""
-_DOUBTS = (0.0, *2.0 ** np.arange(-1, 4.5, 0.5))
+_CAUTIONS = 2.0 ** np.arange(2, 4.5, 0.5)
+"""With less, guards that did well on some validation patients harmed others (docs/log.md)."""
+_ADVICE_CAUTIONS = (0.0, *2.0 ** np.arange(-1, 4.5, 0.5))
 _STEADIES = (*np.linspace(0.4, 1, 7), OUT_OF_REACH)
 
 Gains = Float[np.ndarray, "guard trial"]
@@ -83,7 +85,7 @@ def best_guard(
     enough = _NEARLY * max(gain for gain, _, _ in found)
     _, promise, otherwise = max(
         (one for one in found if one[0] >= enough),
-        key=lambda one: (one[1].trusted is not None, one[1].caution, one[0]),
+        key=lambda one: (one[1].caution, one[1].trusted is not None, one[0]),
     )
     return replace(otherwise, gate=promise.gate, caution=promise.caution, trusted=promise.trusted)
 
@@ -91,13 +93,17 @@ def best_guard(
 def _promises(means: Sequence[int]) -> Iterator[Guard]:
     """Guards by which masks may be taken for their promise, and else the plain one stays."""
     trusted = [None, tuple(means)] if means else [None]
-    for gate, caution, places in itertools.product(_GATES, _DOUBTS, trusted):
+    for gate, caution, places in itertools.product(_GATES, _CAUTIONS, trusted):
         yield Guard(gate=float(gate), steady=OUT_OF_REACH, caution=float(caution), trusted=places)
 
 
 def _otherwise(advised: int | None, committee: int | None, outvoted: float) -> Iterator[Guard]:
     """Guards that take none for its promise."""
-    advice = [(None, 0.0)] if advised is None else [(None, 0.0), *((advised, t) for t in _DOUBTS)]
+    advice = (
+        [(None, 0.0)]
+        if advised is None
+        else [(None, 0.0), *((advised, c) for c in _ADVICE_CAUTIONS)]
+    )
     for steady, (place, caution) in itertools.product(_STEADIES, advice):
         yield Guard(
             gate=0.0,
