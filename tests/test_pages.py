@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from docs.build import GENERATED
-from maskmend import config as configuration
+from maskmend import config_file
 from maskmend.config import Config
 from maskmend.config_file import config_from, to_yaml
 from maskmend.data.phantom import write_cohort
@@ -50,13 +50,13 @@ def folder(made, page, tmp_path, monkeypatch):
     """The working directory of a page's reader, whose trainings and calibrations are tiny."""
     copy_reader(made, page, tmp_path)
     monkeypatch.chdir(tmp_path)
-    read = configuration.read_config
+    read = config_file.read_config
 
     def read_tiny(*given, **named):
         config = read(*given, **named)
         return tiny_version(config) if isinstance(config, Config) else config
 
-    monkeypatch.setattr(configuration, "read_config", read_tiny)
+    monkeypatch.setattr(config_file, "read_config", read_tiny)
     quick = {"draws": 1}
     monkeypatch.setattr(
         calibration, "calibrate_run", lambda *runs, **named: calibrate_run(*runs, **named | quick)
