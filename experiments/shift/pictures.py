@@ -13,7 +13,10 @@ from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, UNSEEN, label, m
 
 
 def draw_gains(rows: pd.DataFrame, path: Path) -> None:
-    """Mean gain of every method under every shift of the middle severity, as coloured cells."""
+    """Mean gain of every method under every shift of the middle severity, as coloured cells.
+
+    In brackets is a mean of fewer volumes than others'.
+    """
     rows = middle(rows)
     segmentors = list(rows["segmentor"].unique())
     methods = [m for m in rows["method"].unique() if m != "none"]
@@ -25,11 +28,12 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
     FigureCanvasAgg(figure)
     for place, segmentor in enumerate(segmentors):
         axes = figure.add_subplot(1, len(segmentors), place + 1)
-        means = (
-            rows[rows["segmentor"] == segmentor]
-            .pivot_table(index="shift", columns="method", values="gain", aggfunc="mean")
-            .reindex(index=shifts, columns=methods)
+        gains = rows[rows["segmentor"] == segmentor].groupby(["shift", "method"])["gain"]
+        means, counts = (
+            figures.unstack().reindex(index=shifts, columns=["none", *methods])
+            for figures in (gains.mean(), gains.size())
         )
+        means, fewer = means[methods], counts[methods].lt(counts["none"], axis=0).to_numpy()
         shown = axes.imshow(means, cmap="RdBu", vmin=-20, vmax=20, aspect="auto")
         axes.set_xticks(range(len(methods)), methods, rotation=35, ha="right")
         axes.set_yticks(range(len(shifts)), [label(s) for s in shifts] if not place else [])
@@ -37,8 +41,11 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
         for (y, x), value in np.ndenumerate(means.to_numpy()):
             if np.isfinite(value):
                 dark = abs(value) > 10
-                axes.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=8,
+                told = f"({value:+.1f})" if fewer[y, x] else f"{value:+.1f}"
+                axes.text(x, y, told, ha="center", va="center", fontsize=7 if fewer[y, x] else 8,
                           color="white" if dark else "black")  # fmt: skip
+    if any(text.get_text().startswith("(") for axes in figure.axes for text in axes.texts):
+        figure.supxlabel("in brackets: of fewer volumes", fontsize=8)
     bar = figure.colorbar(shown, ax=figure.axes, shrink=0.8)
     bar.set_label("gain in points over no adaptation")
     figure.savefig(path, dpi=160)

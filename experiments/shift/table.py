@@ -52,7 +52,7 @@ def main(table: Path, *, runs: Path, out: Path) -> None:
     parts += ["\n## Finding failures\n", _failures(rows)]
     parts += ["\n![gains](shift_gains.png)\n", "\n![predicted Dice](shift_realism.png)\n"]
     (out / "shift.md").write_text("".join(parts), encoding="utf-8")
-    draw_gains(whole(rows), out / "shift_gains.png")
+    draw_gains(rows, out / "shift_gains.png")
     draw_realism(rows, out / "shift_realism.png")
 
 
@@ -92,14 +92,6 @@ def beside_plain(table: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def whole(rows: pd.DataFrame) -> pd.DataFrame:
-    """Lines of methods that saw every volume of a shift: others' means cannot be set beside."""
-    shift = ["segmentor", "shift", "severity"]
-    counts = rows.groupby([*shift, "method"])["gain"].transform("size")
-    plain = rows[rows["method"] == "none"].groupby(shift).size().rename("volumes")
-    return rows[counts == rows.join(plain, on=shift)["volumes"]]
-
-
 def auc(score: Sequence[float], failed: Sequence[bool]) -> float:
     """Chance that a failed mask has a lower score than one that did not fail; nan without both."""
     scores, bad = np.asarray(score, dtype=float), np.asarray(failed, dtype=bool)
@@ -135,17 +127,13 @@ def _by_method(rows: pd.DataFrame) -> str:
         gains = at.groupby("method")["gain"]
         means, counts = gains.mean(), gains.size()
         compared = counts[counts == counts["none"]].index
-        shown = {
-            m: f"{means[m]:+.1f}" + ("" if m in compared else _of_few(at, m))
-            for m in methods
-            if m in means
-        }
-        best = max((m for m in methods if m in compared), key=lambda m: means[m])
+        shown = {m: _mean(at, m) for m in methods if m in means}
+        best = max((m for m in methods if m in compared), key=lambda m: means[m], default=None)
         cells = [f"**{shown[m]}**" if m == best else shown.get(m, "") for m in methods]
         before = 100 * at.loc[at["method"] == "none", "dice"].mean()
         lines.append(_line(label(shift), f"{before:.1f}", *cells))
     for kind, families in KINDS.items():
-        for severity, at in whole(rows[rows["shift"].isin(families)]).groupby("severity"):
+        for severity, at in rows[rows["shift"].isin(families)].groupby("severity"):
             lines += _in_all(f"{kind}, severity {severity}", at, methods)
     counts = rows[rows["method"] != "none"].groupby("method", sort=False).size()
     volumes = ", ".join(f"{method} {count}" for method, count in counts.items())
@@ -160,26 +148,28 @@ def _by_method(rows: pd.DataFrame) -> str:
 def _in_all(name: str, shifted: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     """Mean gain, the share of volumes that are harmed, the worst."""
     volumes = shifted.groupby("method")["gain"]
-    everywhere = volumes.size()[lambda sizes: sizes == sizes["none"]].index
-    means, worst = volumes.mean(), volumes.min()
-    harmed = volumes.agg(lambda gains: np.mean(gains < -1))
+    worst, harmed = volumes.min(), volumes.agg(lambda gains: np.mean(gains < -1))
     before = 100 * shifted.loc[shifted["method"] == "none", "dice"].mean()
     return [
-        _line(what, first, *(text(m) if m in everywhere else "" for m in methods))
+        _line(what, first, *(text(m) if m in worst else "" for m in methods))
         for what, first, text in (
-            (name, f"{before:.1f}", lambda m: f"{means[m]:+.1f}"),
+            (name, f"{before:.1f}", lambda m: _mean(shifted, m)),
             ("harmed of these", "", lambda m: f"{100 * harmed[m]:.1f}%"),
             ("worst of these", "", lambda m: f"{worst[m]:+.1f}"),
         )
     ]
 
 
-def _of_few(at: pd.DataFrame, method: str) -> str:
-    """How many volumes of a shift a method saw, and what ours gained on these."""
+def _mean(at: pd.DataFrame, method: str) -> str:
+    """Mean gain of a method; if it saw fewer volumes, how many, and what ours gained on these."""
     keyed = at.set_index(IMAGE)
-    seen = keyed.index[keyed["method"] == method]
-    ours = keyed[(keyed["method"] == "ours") & keyed.index.isin(seen)]["gain"]
-    return f" ({len(seen)}: {ours.mean():+.1f})" if len(ours) == len(seen) else f" ({len(seen)})"
+    gains = keyed.loc[keyed["method"] == method, "gain"]
+    told = f"{gains.mean():+.1f}"
+    if len(gains) == (keyed["method"] == "none").sum():
+        return told
+    ours = keyed[(keyed["method"] == "ours") & keyed.index.isin(gains.index)]["gain"]
+    same = f": {ours.mean():+.1f}" if len(ours) == len(gains) else ""
+    return f"{told} ({len(gains)}{same})"
 
 
 def _in_detail(rows: pd.DataFrame) -> str:
