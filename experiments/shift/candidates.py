@@ -14,7 +14,7 @@ import pandas as pd
 from cyclopts import App
 
 from experiments.shift import held_out
-from experiments.shift.table import FAILED, about, auc
+from experiments.shift.table import FAILED, HARMED, about, auc
 from experiments.shift.trials import arrays
 from maskmend.guard.calibrate import TRIALS
 from maskmend.guard.calibration import read_calibration
@@ -97,7 +97,7 @@ def _rows(trials: pd.DataFrame) -> Iterator[str]:
 def _row(name: str, draws: np.ndarray, gains: np.ndarray) -> str:
     cells = [name]
     for some in (gains[draws == 0], gains[draws > 0]):
-        harmed = f"{100 * np.mean(some < -1):.0f}%"
+        harmed = f"{100 * np.mean(some < HARMED):.0f}%"
         cells += [f"{some.mean():+.1f}", harmed] if len(some) else ["", ""]
     return f"| {' | '.join([*cells, f'{gains.min():+.1f}'])} |"
 

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool
 
+from experiments.shift.table import HARMED
 from experiments.shift.trials import Trials
 
 FOLDS, TIMES_FOLDED = 5, 4
 TIMES_HALVED = 6
-HARM = -1.0
-"""Points."""
 
 Chosen = tuple[Bool[np.ndarray, " image"], Bool[np.ndarray, " image"]]
 """The images that a guard is chosen on, and those that it is measured on."""
@@ -31,7 +30,7 @@ def tell(trials: Trials) -> str:
             gain = np.concatenate(
                 [trials.of(b).gains(trials.of(a).guard(any_mask=any_mask)) for a, b in pairs]
             )
-            harmed = f"{100 * np.mean(gain < HARM):.1f}%"
+            harmed = f"{100 * np.mean(gain < HARMED):.1f}%"
             lines.append(
                 f"| {chosen} | {measured} | {trusted} | {gain.mean():+.1f} | {harmed}"
                 f" | {gain.min():+.1f} |"

@@ -21,7 +21,7 @@ from experiments.shift.sequences import SEQUENCES
 from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, UNSEEN, label, middle, order
 from maskmend.checkpoint import CONFIG, RUN
 from maskmend.config_file import read_config
-from maskmend.evaluate.statistics import compare, harm
+from maskmend.evaluate.statistics import ONE_POINT, compare, harm
 
 IMAGE = ["segmentor", "seed", "shift", "severity", "patient", "phase"]
 """What a line of the table is about, but for the method."""
@@ -29,6 +29,8 @@ KINDS = {"all shifts": FAMILIES, "all sequences": SEQUENCES, "headers that lie":
 """Shifts that are summed up together."""
 FAILED = 0.7
 """Dice below which a mask is a failure that ought to be found."""
+HARMED = -100 * ONE_POINT
+"""Gain in points below which a volume is harmed."""
 
 app = App(help=__doc__, help_format="plaintext")
 
@@ -148,7 +150,7 @@ def _by_method(rows: pd.DataFrame) -> str:
 def _in_all(name: str, shifted: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     """Mean gain, the share of volumes that are harmed, the worst."""
     volumes = shifted.groupby("method")["gain"]
-    worst, harmed = volumes.min(), volumes.agg(lambda gains: np.mean(gains < -1))
+    worst, harmed = volumes.min(), volumes.agg(lambda gains: np.mean(gains < HARMED))
     before = 100 * shifted.loc[shifted["method"] == "none", "dice"].mean()
     return [
         _line(what, first, *(text(m) if m in worst else "" for m in methods))

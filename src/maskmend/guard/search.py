@@ -44,8 +44,8 @@ def best_guard(
     """The most cautious that gains nearly as much as any that harms few masks.
 
     A new scanner shows what no validation image did, and caution is what covers it: so half as
-    much of it, towards advice as well, has to be enough on these, if that can be had. Where
-    it suffices to trust means of several masks, no others are.
+    much of it, towards advice as well, has to be enough on these, if that can be had. Of
+    guards that are as cautious one is preferred that trusts means of several masks alone.
 
     Args:
         dice: True Dice of every trial's masks, in the order of `Judged`.
