@@ -22,6 +22,9 @@ def tiny(*, seed=0, **sections):
     return config_from({**_SECTIONS, **changed, "seed": seed})
 
 
+GUARDED = tiny(adaptation={"method": "guarded", "precision": "32-true"})
+
+
 def write_run(folder, config):
     """A run folder with random weights, under which every class is found."""
     with quiet_generator(0):

@@ -9,14 +9,9 @@ import torch
 
 from maskmend.checkpoint import CALIBRATION
 from maskmend.errors import InputError, RunError
-from maskmend.guard.calibration import (
-    Trial,
-    calibrate,
-    fit,
-    judged_by_others,
-    read_calibration,
-)
+from maskmend.guard.calibration import calibrate, fit, judged_by_others, read_calibration
 from maskmend.guard.choice import PLAIN, STEADIED, Guard
+from maskmend.guard.trial import Trial
 
 
 def trials(*, odd, patients=200, seed=0):

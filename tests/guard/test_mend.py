@@ -2,56 +2,31 @@
 
 import csv
 import dataclasses
-import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 
-from maskmend.checkpoint import CALIBRATION, SPLIT
+from maskmend.checkpoint import CALIBRATION
 from maskmend.cli import main
 from maskmend.components import largest_pieces, one_hot
 from maskmend.config_file import config_from
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
-from maskmend.data.split import random_split
 from maskmend.errors import ConfigError, InputError
 from maskmend.guard import mend
-from maskmend.guard.artefacts import ARTEFACTS, spoil
-from maskmend.guard.calibrate import TRIALS, calibrate_run
 from maskmend.guard.calibration import Guard
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import Judged, Quality
 from maskmend.guard.retouch import STEPS
 from maskmend.guard.symmetry import Symmetry
 from maskmend.guard.ways import ADVISED, COMMITTEE
-from maskmend.predict import Model, load
+from maskmend.predict import load
 from maskmend.prediction import DOUBTFUL
 from maskmend.table import PREDICTIONS
 from maskmend.train import train
-from tests.tiny import tiny, write_run
-
-CONFIG = tiny(adaptation={"method": "guarded", "precision": "32-true"})
-
-
-@pytest.fixture(scope="module")
-def hearts(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=10, seed=0, size=32, spacing_mm=9.5)
-    return root
-
-
-@pytest.fixture(scope="module")
-def run(hearts, tmp_path_factory):
-    """A calibrated run with random weights."""
-    folder = write_run(tmp_path_factory.mktemp("run"), CONFIG)
-    patients = sorted({path.name.split("_frame")[0] for path in (hearts / "images").iterdir()})
-    split = random_split(patients, fold=0, seed=0)
-    (folder / SPLIT).write_text(json.dumps(split.to_dict()))
-    calibrate_run(folder, hearts, draws=1, device="cpu", console=Console(quiet=True))
-    return folder
+from tests.tiny import GUARDED, tiny, write_run
 
 
 @pytest.fixture
@@ -314,55 +289,8 @@ def test_volumes_of_a_patient_are_decided_on_their_own(model, hearts):
         np.testing.assert_array_equal(alone.labels, one.labels)
 
 
-def test_calibration_sees_no_image_of_a_test_patient(run, hearts, monkeypatch):
-    seen = []
-    prepare = Model.prepare
-    monkeypatch.setattr(
-        Model, "prepare", lambda self, path: (seen.append(path.name), prepare(self, path))[1]
-    )
-    calibrate_run(run, hearts, draws=1, device="cpu", console=Console(quiet=True))
-    test = json.loads((run / SPLIT).read_text())["test"]
-    assert seen
-    assert test
-    assert not [name for name in seen if name.split("_")[0] in test]
-
-
-def test_calibration_is_the_same_when_done_again(run, hearts):
-    saved = json.loads((run / CALIBRATION).read_text())
-    calibrate_run(run, hearts, draws=1, device="cpu", console=Console(quiet=True))
-    assert json.loads((run / CALIBRATION).read_text()) == saved
-
-
-def test_artefacts_come_in_turn(run, hearts, monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        "maskmend.guard.calibrate.spoil",
-        lambda images, artefact, *rest: (shown.append(artefact), spoil(images, artefact, *rest))[1],
-    )
-    calibrate_run(run, hearts, draws=1, device="cpu", console=Console(quiet=True))
-    places = [ARTEFACTS.index(one) for one in shown]
-    assert len(places) > 1
-    assert places == [(places[0] + turn) % len(ARTEFACTS) for turn in range(len(places))]
-
-
-def test_every_mask_of_the_calibration_is_told(run, hearts):
-    table = pd.read_csv(run / TRIALS)
-    masks = len(mender_of(load(run, "cpu")).names)
-    split = json.loads((run / SPLIT).read_text())
-    assert set(table["patient"]) == set(split["validation"])
-    assert len(table) == len(split["validation"]) * 2 * 3 * masks  # phases; plain and both draws
-    assert (table[table["mask"] == "none"]["doubt"] == 0).all()
-    assert table["dice"].between(0, 1).all()
-
-
-def test_a_missing_patient_is_named(run, hearts, tmp_path):
-    write_cohort(tmp_path, patients=1, seed=1, size=32, spacing_mm=9.5)
-    with pytest.raises(InputError, match=r"heart\d+, a patient of .*, is missing"):
-        calibrate_run(run, tmp_path, draws=0, console=Console(quiet=True))
-
-
 def test_without_calibration_the_remedy_is_named(tmp_path, image):
-    model = load(write_run(tmp_path, CONFIG), "cpu")
+    model = load(write_run(tmp_path, GUARDED), "cpu")
     with pytest.raises(ConfigError, match="is not calibrated; maskmend calibrate it"):
         model.predict(image)
 
@@ -411,5 +339,5 @@ def test_training_ends_with_the_calibration(hearts, tmp_path):
 def test_too_few_patients_are_told_before_training(tmp_path):
     write_cohort(tmp_path / "few", patients=5, seed=1, size=32, spacing_mm=9.5)
     with pytest.raises(InputError, match="two or more validation patients"):
-        train(CONFIG, tmp_path / "few", tmp_path / "run", console=Console(quiet=True))
+        train(GUARDED, tmp_path / "few", tmp_path / "run", console=Console(quiet=True))
     assert not (tmp_path / "run").exists()

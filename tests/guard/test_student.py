@@ -1,8 +1,6 @@
 """Noisy students: what they learn, that their teacher stays, and how a run keeps them."""
 
 import dataclasses
-import json
-import shutil
 
 import pytest
 import torch
@@ -10,23 +8,20 @@ from rich.console import Console
 from torch import nn
 
 from maskmend.build import build
-from maskmend.checkpoint import CALIBRATION, CONFIG, SPLIT, quiet_generator
+from maskmend.checkpoint import CALIBRATION, CONFIG, quiet_generator
 from maskmend.config_file import to_yaml
-from maskmend.data.phantom import write_cohort
-from maskmend.data.split import random_split
 from maskmend.errors import ConfigError, RunError
 from maskmend.guard import student_training
 from maskmend.guard.calibrate import calibrate_run
 from maskmend.guard.student import STUDENTS, UNFINISHED, read_students, write_students
 from maskmend.guard.student_training import Lessons, train_student
 from maskmend.predict import load
-from tests.tiny import tiny, write_run
+from tests.tiny import GUARDED, tiny
 
-CONFIG_OF_RUN = tiny(adaptation={"method": "guarded", "precision": "32-true"})
 QUIET = Console(quiet=True)
 
 
-def teacher(config=CONFIG_OF_RUN):
+def teacher(config=GUARDED):
     with quiet_generator(0):
         return build(config).segmentor.eval()
 
@@ -45,8 +40,8 @@ def lessons():
 
 
 def taught(lessons, iterations=3, number=0, **changes):
-    adaptation = dataclasses.replace(CONFIG_OF_RUN.adaptation, student_iterations=iterations)
-    config = dataclasses.replace(CONFIG_OF_RUN, adaptation=adaptation, **changes)
+    adaptation = dataclasses.replace(GUARDED.adaptation, student_iterations=iterations)
+    config = dataclasses.replace(GUARDED, adaptation=adaptation, **changes)
     return train_student(teacher(), nn.Identity(), lessons, config, number=number)
 
 
@@ -62,7 +57,7 @@ def test_it_finds_what_it_was_taught(lessons):
 def test_the_teacher_stays_and_the_student_is_frozen(lessons):
     segmentor = teacher()
     before = {name: tensor.clone() for name, tensor in segmentor.state_dict().items()}
-    student = train_student(segmentor, nn.Identity(), lessons, CONFIG_OF_RUN)
+    student = train_student(segmentor, nn.Identity(), lessons, GUARDED)
     for name, tensor in segmentor.state_dict().items():
         assert torch.equal(tensor, before[name])
     changed = [n for n, t in student.state_dict().items() if not torch.equal(t, before[n])]
@@ -139,22 +134,7 @@ def test_students_of_another_teacher_are_not_taken_up(lessons, tmp_path):
     assert not read_students(path, teacher(), weights="a", config="c")
 
 
-@pytest.fixture(scope="module")
-def calibrated(tmp_path_factory):
-    """Data, and a run that was calibrated with two students."""
-    root = tmp_path_factory.mktemp("student")
-    write_cohort(root / "hearts", patients=10, seed=0, size=32, spacing_mm=9.5)
-    (root / "run").mkdir()
-    run = write_run(root / "run", CONFIG_OF_RUN)
-    images = (root / "hearts" / "images").iterdir()
-    patients = sorted({path.name.split("_frame")[0] for path in images})
-    (run / SPLIT).write_text(json.dumps(random_split(patients, fold=0, seed=0).to_dict()))
-    calibrate_run(run, root / "hearts", draws=0, device="cpu", console=QUIET)
-    return root / "hearts", run
-
-
-def test_a_calibrated_run_asks_them_for_their_opinions(calibrated):
-    hearts, run = calibrated
+def test_a_calibrated_run_asks_them_for_their_opinions(run, hearts):
     model = load(run, "cpu")
     calibration = model.calibration
     mender = model.mender(calibration.quantiles, calibration.realistic, model.settings())
@@ -181,62 +161,31 @@ def test_a_calibrated_run_asks_them_for_their_opinions(calibrated):
     assert mender.ways[0] in [one.way for one in candidates if one.name == "committee"]
 
 
-def test_a_calibration_with_other_students_is_named(calibrated):
-    hearts, run = calibrated
+def test_a_calibration_with_other_students_is_named(run, hearts):
     model = load(run, "cpu")
     model.students = model.students[:1]
     with pytest.raises(ConfigError, match=f"{run} was calibrated with other masks .* calibrate it"):
         model.predict(min((hearts / "images").iterdir()))
 
 
-def test_a_run_may_have_none(calibrated):
-    hearts, run = calibrated
+def test_a_run_may_have_none(run, hearts):
     saved = (run / CALIBRATION).read_bytes(), (run / STUDENTS).read_bytes()
     config = tiny(adaptation={"method": "guarded", "students": 0})
     (run / CONFIG).write_text(to_yaml(config))
     try:
-        calibrate_run(run, hearts, draws=0, device="cpu", console=QUIET)
+        calibrate_run(run, hearts, draws=1, device="cpu", console=QUIET)
         assert not (run / STUDENTS).exists()
         model = load(run, "cpu")
         assert not model.students
         assert model.calibration is not None
         assert model.predict(min((hearts / "images").iterdir())).decision
     finally:
-        (run / CONFIG).write_text(to_yaml(CONFIG_OF_RUN))
+        (run / CONFIG).write_text(to_yaml(GUARDED))
         (run / CALIBRATION).write_bytes(saved[0])
         (run / STUDENTS).write_bytes(saved[1])
 
 
-def test_a_stopped_calibration_goes_on_with_the_students_it_had(calibrated, tmp_path, monkeypatch):
-    hearts, finished = calibrated
-    run = write_run(tmp_path, CONFIG_OF_RUN)
-    shutil.copy(finished / SPLIT, run / SPLIT)
-    taught, stops = [], [1]
-
-    def teach(*given, number, **named):
-        if number in stops:
-            raise KeyboardInterrupt
-        taught.append(number)
-        return train_student(*given, number=number, **named)
-
-    monkeypatch.setattr("maskmend.guard.calibrate.train_student", teach)
-    with pytest.raises(KeyboardInterrupt):
-        calibrate_run(run, hearts, draws=0, device="cpu", console=QUIET)
-    assert (run / UNFINISHED).exists()
-    assert not (run / STUDENTS).exists()
-    stops.clear()
-    calibrate_run(run, hearts, draws=0, device="cpu", console=QUIET)
-    assert taught == [0, 1]
-    assert not (run / UNFINISHED).exists()
-    segmentor = load(run, "cpu").networks.segmentor
-    ours, theirs = (read_students(one / STUDENTS, segmentor) for one in (run, finished))
-    for one, other in zip(ours, theirs, strict=True):
-        for name, tensor in one.state_dict().items():
-            assert torch.equal(other.state_dict()[name], tensor)
-    assert (run / CALIBRATION).read_bytes() == (finished / CALIBRATION).read_bytes()
-
-
 def test_images_are_degraded_in_32_bits_where_networks_are_not(lessons):
-    training = dataclasses.replace(CONFIG_OF_RUN.training, precision="bf16-mixed")
+    training = dataclasses.replace(GUARDED.training, precision="bf16-mixed")
     student = taught(lessons, iterations=1, training=training)
     assert all(tensor.isfinite().all() for tensor in student.state_dict().values())

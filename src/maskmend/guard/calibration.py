@@ -20,6 +20,7 @@ from maskmend.errors import InputError, RunError
 from maskmend.guard.choice import Guard
 from maskmend.guard.quality import Judged, Quality, fit_quality
 from maskmend.guard.search import best_guard
+from maskmend.guard.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +76,6 @@ def read_calibration(run: Path) -> Calibration | None:
         raise RunError(
             f"{run / CALIBRATION}: {what}; remove it and calibrate the run again"
         ) from error
-
-
-@dataclass(frozen=True)
-class Trial:
-    """All masks of one image of a validation patient."""
-
-    patient: str
-    features: Float[np.ndarray, "mask feature"]
-    """See `maskmend.guard.quality.describe`."""
-    dice: Float[np.ndarray, " mask"]
-    draw: int = 0
-    """Which degraded copy it is of; 0 is the image as it is."""
-    shared: float = 1.0
-    """Dice between the plain mask and the committee's, if there is one."""
 
 
 def fit(trials: Sequence[Trial], without: str | None = None) -> Quality:
