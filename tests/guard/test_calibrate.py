@@ -102,7 +102,7 @@ def test_a_stopped_calibration_goes_on_with_the_students_it_had(run, begun, hear
         taught.append(number)
         return train_student(*given, number=number, **named)
 
-    monkeypatch.setattr("maskmend.guard.calibrate.train_student", teach)
+    monkeypatch.setattr("maskmend.guard.teach.train_student", teach)
     with pytest.raises(KeyboardInterrupt):
         calibrate_run(begun, hearts, draws=1, device="cpu", console=QUIET)
     assert (begun / student.UNFINISHED).exists()

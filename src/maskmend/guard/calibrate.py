@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
 from rich.console import Console
-from torch import Tensor
 
-from maskmend.checkpoint import CALIBRATION, CONFIG, digest_of, read_split, write_atomically
+from maskmend.checkpoint import CALIBRATION, digest_of, read_split, write_atomically
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.errors import InputError
 from maskmend.guard import student, trial
 from maskmend.guard.calibration import Calibration, calibrate, check_enough, judged_by_others
 from maskmend.guard.corrections import quantiles
-from maskmend.guard.quality import Judged, labels_of
-from maskmend.guard.student import STUDENTS, read_students, write_students
-from maskmend.guard.student_training import Lessons, train_student
+from maskmend.guard.quality import Judged
+from maskmend.guard.student import STUDENTS, write_students
+from maskmend.guard.student_training import Lessons
+from maskmend.guard.teach import taught_before, teach, teacher_of, training_slices
 from maskmend.guard.trial import Trial, read_trials, write_trials
-from maskmend.guard.validation import Example, examples, true_labels
+from maskmend.guard.validation import Example, examples
 from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
-from maskmend.segmentor import UNet
 
 TRIALS = "trials.csv"
 
@@ -74,7 +72,7 @@ def calibrate_run(
     # A patient may be in both uses, where there are few.
     taught = [case for case in of("train_unpaired_images") if case not in annotated]
     asked = model.config.adaptation.students
-    model.students = _taught_before(run, model)
+    model.students = taught_before(run, model)
     lessons = (asked - len(model.students)) * model.config.adaptation.student_iterations
     conditions = {"draws": draws, "images": [case.image.name for case in validation if case.image]}
     trials: list[Trial] = []
@@ -83,12 +81,12 @@ def calibrate_run(
     left = len(validation) * (1 + 2 * draws) - len(trials)
     total = len(annotated) + len(taught) + lessons + left
     with progress_bar(console, "calibrating", total) as advance:
-        images, labels = _training(model, annotated, taught, advance, labelled=lessons > 0)
+        images, labels = training_slices(model, annotated, taught, advance, labelled=lessons > 0)
         mean = torch.stack([quantiles(one) for one in images]).mean(0)
         if lessons:
             by_people = sum(len(one) for one in labels[: len(annotated)])
             shown = Lessons(images=torch.cat(images), labels=torch.cat(labels), annotated=by_people)
-            _teach(run, model, shown, advance)
+            teach(run, model, shown, advance)
         tried: list[Example] = []
         for number, case in enumerate(validation):
             tried.extend(examples(model, case, number, draws))
@@ -106,7 +104,7 @@ def calibrate_run(
     write_atomically(run / TRIALS, _as_table(trials, judged, mender.names).to_csv(index=False))
     (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
     if model.students:
-        write_students(run / STUDENTS, model.students, **_teacher(run, model))
+        write_students(run / STUDENTS, model.students, **teacher_of(run, model))
     else:
         (run / STUDENTS).unlink(missing_ok=True)
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
@@ -115,73 +113,15 @@ def calibrate_run(
     return calibration
 
 
-def _taught_before(run: Path, model: Model) -> list[UNet]:
-    """Students that a stopped calibration left, no more than are asked for."""
-    path = run / student.UNFINISHED
-    known = read_students(path, model.networks.segmentor, **_teacher(run, model))
-    return [one.to(model.device) for one in known]
-
-
-def _teach(run: Path, model: Model, lessons: Lessons, advance: Callable[[], None]) -> None:
-    """Teach the students that are missing, and keep each as soon as it is finished."""
-    networks = model.networks
-    for number in range(len(model.students), model.config.adaptation.students):
-        taught = train_student(
-            networks.segmentor,
-            networks.adaptor,
-            lessons,
-            model.config,
-            number=number,
-            advance=advance,
-        )
-        model.students.append(taught)
-        write_students(run / student.UNFINISHED, model.students, **_teacher(run, model))
-
-
-def _teacher(run: Path, model: Model) -> dict[str, str]:
-    """What decides what students learn, but for the data."""
-    return {"weights": model.digest, "config": digest_of(run / CONFIG)}
-
-
 def _decisive(run: Path, model: Model, conditions: dict[str, Any]) -> dict[str, Any]:
     """What decides what trials tell, but for what is in the data's files."""
     students = digest_of(run / student.UNFINISHED) if model.students else None
     return {
-        **_teacher(run, model),
+        **teacher_of(run, model),
         "students": students,
         "version": version("maskmend"),
         **conditions,
     }
-
-
-def _training(
-    model: Model,
-    annotated: Sequence[Case],
-    taught: Sequence[Case],
-    advance: Callable[[], None],
-    *,
-    labelled: bool,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Slices of the training images; if asked for, people's labels, or the segmentor's."""
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    for case in (*annotated, *taught):
-        assert case.image is not None
-        prepared, by_people = model.prepare(case.image), len(images) < len(annotated)
-        images.append(prepared.slices)
-        if labelled:
-            made = true_labels(model, case, prepared) if by_people else _plain(model, images[-1])
-            labels.append(made)
-        advance()
-    return images, labels
-
-
-@torch.no_grad()
-def _plain(
-    model: Model, slices: Float[Tensor, "slice 1 height width"]
-) -> UInt8[Tensor, "slice height width"]:
-    networks = model.networks
-    return labels_of(networks.segmentor(networks.adaptor(slices.to(model.device)))).cpu()
 
 
 def _as_table(

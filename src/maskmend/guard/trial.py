@@ -54,7 +54,7 @@ def read_trials(path: Path, **metadata: Any) -> list[Trial]:
     if not path.exists():
         return []
     tensors, kept = read_tensors(path)
-    if kept["decisive"] != metadata:
+    if kept.get("decisive") != metadata:
         return []
     features, dice, shared = (tensors[name].numpy() for name in ("features", "dice", "shared"))
     return [
