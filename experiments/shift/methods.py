@@ -19,7 +19,7 @@ from maskmend.errors import RunError
 from maskmend.guard.batch_norm import own_statistics
 from maskmend.guard.corrections import match_histogram
 from maskmend.guard.mend import Mender
-from maskmend.guard.ways import ADVISED, ALONE, COMMITTEE
+from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.instance import Adapted
 from maskmend.predict import Model
 from maskmend.rivals.denoiser import DENOISER
@@ -143,7 +143,6 @@ METHODS: dict[str, Callable[[Model], Method]] = {
     "paper": _paper,
     "auto": _auto,
     "student": _unguarded("student 1"),
-    "students": _unguarded(ALONE),
     "committee": _unguarded(COMMITTEE),
     "advised": _unguarded(ADVISED),
     "ours": _ours,

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from maskmend.guard.choice import Guard
 from maskmend.guard.quality import Judged
 from maskmend.guard.search import best_guard
-from maskmend.guard.ways import ADVISED, ALONE, committees
+from maskmend.guard.ways import ADVISED, OUTVOTING, committees
 
 Several = Float[np.ndarray, "image mask"]
 
@@ -48,7 +48,7 @@ class Trials:
             [Judged(dice, doubt) for dice, doubt in zip(self.predicted, self.doubt, strict=True)],
             means=means,
             advised=self._place(ADVISED),
-            students=self._place(ALONE),
+            committee=self._place(OUTVOTING),
             shared=self.shared,
         )
 

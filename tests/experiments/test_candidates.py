@@ -51,7 +51,7 @@ def test_a_guard_that_trusts_means_alone_takes_no_other():
 
 def test_masks_that_are_outvoted_are_counted_as_the_committees():
     """Nothing else is ever taken; degraded images agree by 0.5 with what stands in for it."""
-    rule = {"gate": 0.0, "steady": 2.0, "caution": 0.0, "students": 2}
+    rule = {"gate": 0.0, "steady": 2.0, "caution": 0.0, "committee": 2}
     for outvoted, gain in ((0.4, "+0.0"), (0.6, "+20.0")):
         page = tell(trials(), Guard(**rule, outvoted=outvoted))
         (guard,) = [one for one in page.splitlines() if one.startswith("| **the guard** |")]

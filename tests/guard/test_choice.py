@@ -52,7 +52,7 @@ def test_the_students_are_asked_before_steadying_whatever_the_gate_says():
 def test_a_committee_outvotes_a_mask_that_is_unlike_its_own():
     """However little is promised; but one beyond doubt is taken before."""
     one = judged([0.7, 0.7, 0.9, 0.71], [0, 0.01, 0.1, 0.1])
-    rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "students": 3, "outvoted": 0.8}
+    rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "committee": 3, "outvoted": 0.8}
     assert Guard(**rule).choose(one, 0.79) == 3
     assert Guard(**rule).choose(one, 0.8) == STEADIED
     assert Guard(**rule).choose(one) == STEADIED
@@ -67,7 +67,7 @@ def test_the_rule_is_told():
         "a mask will be mended below a predicted Dice of 0.75 where another mask promises 8.0 times"
         " its doubt, else left alone"
     )
-    others = {"advised": 3, "advice_caution": 2.0, "students": 4, "outvoted": 0.6}
+    others = {"advised": 3, "advice_caution": 2.0, "committee": 4, "outvoted": 0.6}
     assert Guard(gate=0.0, steady=0.5, caution=8.0, trusted=(3,), **others).rule == (
         "a mask will be outvoted where the committee agrees by less than 0.60, else advised where"
         " that promises 2.0 times its doubt, else steadied from a predicted Dice of 0.50 on, else"

@@ -21,7 +21,7 @@ from maskmend.guard.mend import Mender
 from maskmend.guard.quality import Judged, Quality
 from maskmend.guard.retouch import STEPS
 from maskmend.guard.symmetry import Symmetry
-from maskmend.guard.ways import ADVISED, ALONE, COMMITTEE
+from maskmend.guard.ways import ADVISED, COMMITTEE, OUTVOTING
 from maskmend.predict import load
 from maskmend.prediction import DOUBTFUL
 from maskmend.table import PREDICTIONS
@@ -68,20 +68,20 @@ def told(model, *, prefers, caution, gate=1.0, steady=2.0):
 
 
 def test_a_mask_that_is_unlike_the_committees_is_outvoted(model, image):
-    """If anything is promised of the students' mask; nothing is beyond doubt."""
+    """If anything is promised of the committee's mask; nothing is beyond doubt."""
     mender = mender_of(model)
-    place = mender.place(ALONE)
+    place = mender.place(OUTVOTING)
     assert place is not None
     slices = model.prepare(image).slices
     shared = mender.shared(mender.candidates(slices))
     assert 0 < shared < 1
     for prefers, outvoted in ((place, shared - 0.01), (0, shared + 0.01), (place, shared + 0.01)):
         model = told(model, prefers=prefers, caution=99.0)
-        guard = dataclasses.replace(model.calibration.guard, students=place, outvoted=outvoted)
+        guard = dataclasses.replace(model.calibration.guard, committee=place, outvoted=outvoted)
         model.calibration = dataclasses.replace(model.calibration, guard=guard)
         made = model.predict(image)
         if prefers == place and shared < outvoted:
-            assert made.decision == "mended by students alone, unlike the plain mask: Dice +0.40"
+            assert made.decision == f"mended by {OUTVOTING}, unlike the plain mask: Dice +0.40"
             assert not (made.labels == made.plain).all()
         else:
             np.testing.assert_array_equal(made.labels, made.plain)

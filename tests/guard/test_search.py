@@ -21,7 +21,7 @@ def test_a_mask_is_outvoted_only_well_below_where_the_committee_did_harm(harmles
     plain = rng.uniform(0.3, 0.7, 300)
     dice = np.column_stack([plain, plain, plain + gain])
     told = [judged([0.5, 0.5, 0.51], [0, 0.1, 10])] * 300
-    guard = best_guard(dice, told, students=2, shared=shared)
+    guard = best_guard(dice, told, committee=2, shared=shared)
     assert guard.outvoted < harmless_below
     assert guard.outvoted == pytest.approx(min(0.8, 1 - 1.25 * (1 - harmless_below)), abs=0.02)
     taken = np.array([guard.choose(one, agreed) for one, agreed in zip(told, shared, strict=True)])

@@ -155,9 +155,6 @@ def test_a_calibrated_run_asks_them_for_their_opinions(run, hearts):
         members = [masks[f"{name}{own}"] for name in ("none", "student 1", "student 2")]
         torch.testing.assert_close(masks[f"committee{own}"], torch.stack(members).mean(0))
     torch.testing.assert_close(
-        masks["students alone"], (masks["student 1"] + masks["student 2"]) / 2
-    )
-    torch.testing.assert_close(
         masks["students' advice"],
         0.6 * masks["none"] + 0.2 * masks["student 1"] + 0.2 * masks["student 2"],
     )

@@ -25,7 +25,7 @@ from maskmend.guard.student_training import Lessons
 from maskmend.guard.teach import taught_before, teach, teacher_of, training_slices
 from maskmend.guard.trial import Trial, read_trials, write_trials
 from maskmend.guard.validation import Example, examples
-from maskmend.guard.ways import ADVISED, ALONE
+from maskmend.guard.ways import ADVISED, OUTVOTING
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
 
@@ -98,7 +98,7 @@ def calibrate_run(
             trials.append(example.trial(mender))
             write_trials(run / trial.UNFINISHED, trials, **decisive)
             advance()
-    places = {"advised": mender.place(ADVISED), "students": mender.place(ALONE)}
+    places = {"advised": mender.place(ADVISED), "committee": mender.place(OUTVOTING)}
     judged = judged_by_others(trials)
     calibration = calibrate(trials, judged, mean, realistic, means=mender.means, **places)
     write_atomically(run / TRIALS, _as_table(trials, judged, mender.names).to_csv(index=False))

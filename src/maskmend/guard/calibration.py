@@ -102,7 +102,7 @@ def calibrate(
     *,
     means: Sequence[int] = (),
     advised: int | None = None,
-    students: int | None = None,
+    committee: int | None = None,
 ) -> Calibration:
     """Fit predicted Dice to trials, and find a guard that gained much in them without harm.
 
@@ -114,7 +114,7 @@ def calibrate(
         realistic: The discriminator's mean score of true masks.
         means: Places of the masks that are means of several.
         advised: Place of the mask by students' advice, if there is one.
-        students: Place of the students' mask, if there is one.
+        committee: Place of the mask that the committee outvotes the plain one with, if any.
 
     Raises:
         InputError: There are fewer than two patients.
@@ -129,7 +129,7 @@ def calibrate(
             judged,
             means=means,
             advised=advised,
-            students=students,
+            committee=committee,
             shared=np.array([one.shared for one in trials]),
         ),
         correlation=_correlation(*plain),

@@ -37,12 +37,12 @@ class Guard:
     advice_caution: float = 0.0
     """And the standard errors that its gain must be, whatever the gate says. Advice changes a mask
     only where the segmentor is unsure and seldom harms, so it may need less."""
-    students: int | None = None
-    """Place of the students' mask, if there is one."""
+    committee: int | None = None
+    """Place of the mask that the committee puts in the place of a plain one, if there is one."""
     outvoted: float = 0.0
-    """Dice between the plain mask and the committee's below which any promise of the students' is
-    enough: a regression knows the shifts that it was fitted on, a vote needs to know none. Who is
-    outvoted has no say in what comes instead."""
+    """Dice between the plain mask and the committee's below which any promise of what the committee
+    puts in its place is enough: a regression knows the shifts that it was fitted on, a vote needs
+    to know none."""
 
     @property
     def rule(self) -> str:
@@ -72,7 +72,7 @@ class Guard:
             shared: Dice between the plain mask and the committee's.
 
         Returns:
-            Its number. If none does, or the plain mask is good enough, that of the students, the
+            Its number. If none does, or the plain mask is good enough, that of the committee, the
             advised, the steadied or the plain one.
         """
         return int(self.taken(judged.dice[None], judged.doubt[None], np.array([shared]))[0])
@@ -103,8 +103,8 @@ class Guard:
             needed = self.advice_caution * doubt[:, self.advised]
             asked = promised[:, self.advised] > needed
             taken[asked] = self.advised
-        if self.students is not None:
-            taken[(shared < self.outvoted) & (promised[:, self.students] > 0)] = self.students
+        if self.committee is not None:
+            taken[(shared < self.outvoted) & (promised[:, self.committee] > 0)] = self.committee
         return taken
 
 

@@ -204,7 +204,7 @@ class Mender:
             judged = quality.judge(self.describe(candidates))
         shared = self.shared(candidates)
         taken = guard.choose(judged, shared)
-        outvoted = taken == guard.students and shared < guard.outvoted
+        outvoted = taken == guard.committee and shared < guard.outvoted
         plain, chosen = self.plain(images), candidates[taken]
         return Adapted(
             plain=plain,

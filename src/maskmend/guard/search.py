@@ -19,7 +19,7 @@ WORST = 0.03
 """Loss that none of them may have."""
 _NEARLY = 0.97
 _MARGIN = 1.25
-"""Times the most disagreement with which the students harmed a validation image."""
+"""Times the most disagreement at which outvoting harmed a validation image."""
 _MOST_OUTVOTED = 0.8
 """And no higher: that of few images can be too high by luck (docs/log.md)."""
 _GATES = (0.0, *np.linspace(0.4, 1, 25))
@@ -38,7 +38,7 @@ def best_guard(
     *,
     means: Sequence[int] = (),
     advised: int | None = None,
-    students: int | None = None,
+    committee: int | None = None,
     shared: Float[np.ndarray, " trial"] | None = None,
 ) -> Guard:
     """The most cautious that gains nearly as much as any that harms few masks.
@@ -52,7 +52,7 @@ def best_guard(
         judged: What was predicted of each trial's masks, without its patient.
         means: Places of the masks that are means of several.
         advised: Place of the mask by students' advice, if there is one.
-        students: Place of the students' mask, if there is one.
+        committee: Place of the mask that the committee outvotes the plain one with, if any.
         shared: Each trial's Dice between the plain mask and the committee's; needed with it.
     """
     gains = dice - dice[:, [PLAIN]]
@@ -64,8 +64,8 @@ def best_guard(
         best = promise.best_promise(*promised)
         return np.where(best == PLAIN, otherwise, gains[rows, best])
 
-    outvoted = 0.0 if students is None else _outvoted(gains[:, students], shared)
-    rest = list(_otherwise(advised, students, outvoted))
+    outvoted = 0.0 if committee is None else _outvoted(gains[:, committee], shared)
+    rest = list(_otherwise(advised, committee, outvoted))
     kept, kept_by_half = (
         np.array([gains[rows, guard.otherwise(*promised, shared)] for guard in some])
         for some in (rest, [_daring(guard) for guard in rest])
@@ -97,7 +97,7 @@ def _promises(means: Sequence[int]) -> Iterator[Guard]:
         yield Guard(gate=float(gate), steady=OUT_OF_REACH, caution=float(caution), trusted=places)
 
 
-def _otherwise(advised: int | None, students: int | None, outvoted: float) -> Iterator[Guard]:
+def _otherwise(advised: int | None, committee: int | None, outvoted: float) -> Iterator[Guard]:
     """Guards that take none for its promise."""
     advice = (
         [(None, 0.0)]
@@ -111,7 +111,7 @@ def _otherwise(advised: int | None, students: int | None, outvoted: float) -> It
             caution=0.0,
             advised=place,
             advice_caution=float(caution),
-            students=students,
+            committee=committee,
             outvoted=outvoted,
         )
 
@@ -126,7 +126,7 @@ def _harm_few(gain: Gains) -> Bool[np.ndarray, " guard"]:
 
 
 def _outvoted(gains: Float[np.ndarray, " trial"], shared: Float[np.ndarray, " trial"]) -> float:
-    """So much less is agreed than in any trial that the students harmed, by a quarter."""
+    """So much less is agreed than in any trial that outvoting harmed, by a quarter."""
     harmed = shared[gains < -HARM]
     least = harmed.min() if len(harmed) else 1.0
     return float(np.clip(1 - _MARGIN * (1 - least), 0, _MOST_OUTVOTED))

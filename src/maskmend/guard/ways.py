@@ -43,11 +43,13 @@ class Way:
         return self.segment(images)
 
 
-COMMITTEE, ALONE, ADVISED = "committee", "students alone", "students' advice"
-"""The mean of the segmentor and its students, that of these, and one with less of these."""
+COMMITTEE, ADVISED = "committee", "students' advice"
+"""The mean of the segmentor and its students, and the segmentor with the greater share."""
 _KEPT = 0.6
 """The segmentor's share where it is advised: it can be outvoted only where it is unsure itself."""
 _OWN = " + own statistics"
+OUTVOTING = f"{COMMITTEE}{_OWN}"
+"""The committee's mask where it outvotes the segmentor, whose statistics do not fit such images."""
 _PLAIN = ("none", f"none{_OWN}")
 VIEWS: Mapping[str, View] = {
     "turned": View(degrees=20),
@@ -103,8 +105,7 @@ def ways(
 def committees(students: int) -> Mapping[str, Mapping[str, float]]:
     """Whose masks are averaged, with their shares, by name: the segmentor and its students.
 
-    All alike in a committee, the segmentor more where it is only `ADVISED`, and not at all where
-    they are `ALONE`.
+    All alike in a committee, the segmentor more where it is only `ADVISED`.
 
     Args:
         students: How many there are.
@@ -114,11 +115,9 @@ def committees(students: int) -> Mapping[str, Mapping[str, float]]:
     numbers = range(1, students + 1)
     everybody = zip(_PLAIN, *(_student(number) for number in numbers), strict=True)
     alike = [dict.fromkeys(members, 1 / (1 + students)) for members in everybody]
-    alone = {_student(number)[0]: 1 / students for number in numbers}
-    advice = {student: (1 - _KEPT) * share for student, share in alone.items()}
+    advice = {_student(number)[0]: (1 - _KEPT) / students for number in numbers}
     return {
-        **dict(zip((COMMITTEE, f"{COMMITTEE}{_OWN}"), alike, strict=True)),
-        ALONE: alone,
+        **dict(zip((COMMITTEE, OUTVOTING), alike, strict=True)),
         ADVISED: {_PLAIN[0]: _KEPT, **advice},
     }
 
