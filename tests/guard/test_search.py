@@ -23,7 +23,7 @@ def test_a_mask_is_outvoted_only_well_below_where_the_committee_did_harm(harmles
     told = [judged([0.5, 0.5, 0.51], [0, 0.1, 10])] * 300
     guard = best_guard(dice, told, committee=2, shared=shared)
     assert guard.outvoted < harmless_below
-    assert guard.outvoted == pytest.approx(min(0.8, 1 - 1.25 * (1 - harmless_below)), abs=0.02)
+    assert guard.outvoted == pytest.approx(min(0.6, 1 - 1.25 * (1 - harmless_below)), abs=0.02)
     taken = np.array([guard.choose(one, agreed) for one, agreed in zip(told, shared, strict=True)])
     assert (taken[shared < guard.outvoted] == 2).all()
     if harmless_below < 1:  # else any promise is enough, vote or not

@@ -20,7 +20,7 @@ WORST = 0.03
 _NEARLY = 0.97
 _MARGIN = 1.25
 """Times the most disagreement at which outvoting harmed a validation image."""
-_MOST_OUTVOTED = 0.8
+_MOST_OUTVOTED = 0.6
 """And no higher: that of few images can be too high by luck (docs/log.md)."""
 _GATES = (0.0, *np.linspace(0.4, 1, 25))
 """With the first no promise counts; advice, votes and steadying may still pay."""
