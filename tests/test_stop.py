@@ -1,6 +1,5 @@
 """Ctrl-C: every verb ends with status 130 and a line that says how to go on; files are whole."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -9,11 +8,9 @@ import time
 import nibabel as nib
 import pytest
 
-from maskmend.checkpoint import CALIBRATION, CHECKPOINT, SPLIT, read_tensors
+from maskmend.checkpoint import CALIBRATION, CHECKPOINT, read_tensors
 from maskmend.config_file import to_yaml
-from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import write_cohort
-from maskmend.data.slices import split_of
 from maskmend.table import PREDICTIONS
 from tests.tiny import tiny, write_run
 
@@ -43,10 +40,7 @@ def hearts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(hearts, tmp_path_factory):
-    folder = write_run(tmp_path_factory.mktemp("run"), TINY)
-    split = split_of(find_cohort(hearts), TINY)
-    (folder / SPLIT).write_text(json.dumps(split.to_dict()))
-    return folder
+    return write_run(tmp_path_factory.mktemp("run"), TINY, hearts)
 
 
 def stop(begun, *arguments, hanging=None):

@@ -1,10 +1,21 @@
 """A configuration that trains and adapts in a moment, and a run folder of it."""
 
+import json
+
 import torch
 
 from maskmend.build import build
-from maskmend.checkpoint import CONFIG, WEIGHTS, network_tensors, quiet_generator, write_tensors
+from maskmend.checkpoint import (
+    CONFIG,
+    SPLIT,
+    WEIGHTS,
+    network_tensors,
+    quiet_generator,
+    write_tensors,
+)
 from maskmend.config_file import config_from, to_yaml
+from maskmend.data.layouts import find_cohort
+from maskmend.data.slices import split_of
 
 _SECTIONS = {
     "data": {"layout": "folder"},
@@ -25,12 +36,15 @@ def tiny(*, seed=0, **sections):
 GUARDED = tiny(adaptation={"method": "guarded", "precision": "32-true"})
 
 
-def write_run(folder, config):
-    """A run folder with random weights, under which every class is found."""
+def write_run(folder, config, data=None):
+    """A run folder with random weights, under which every class is found; with data, its split."""
     with quiet_generator(0):
         networks = build(config)
     with torch.no_grad():
         networks.segmentor.head.bias += torch.tensor([0.0, 0.3, 0.2, 0.1])
     (folder / CONFIG).write_text(to_yaml(config))
     write_tensors(folder / WEIGHTS, network_tensors(networks))
+    if data is not None:
+        split = split_of(find_cohort(data), config)
+        (folder / SPLIT).write_text(json.dumps(split.to_dict()))
     return folder

@@ -1,15 +1,11 @@
 """A stream of two scanners, seen by every method with and without carrying on."""
 
-import json
-
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from experiments import stream
-from maskmend.checkpoint import SPLIT
 from maskmend.data.phantom import write_cohort
-from maskmend.data.split import random_split
 from maskmend.guard.calibrate import calibrate_run
 from tests.tiny import tiny, write_run
 
@@ -19,10 +15,8 @@ def table(tmp_path_factory):
     root = tmp_path_factory.mktemp("stream")
     write_cohort(root / "hearts", patients=10, seed=0, size=32, spacing_mm=9.5)
     (root / "run").mkdir()
-    run = write_run(root / "run", tiny(adaptation={"steps": 2, "precision": "32-true"}))
-    names = {path.name.split("_frame")[0] for path in (root / "hearts" / "images").iterdir()}
-    split = random_split(sorted(names), fold=0, seed=0)
-    (run / SPLIT).write_text(json.dumps(split.to_dict()))
+    config = tiny(adaptation={"steps": 2, "precision": "32-true"})
+    run = write_run(root / "run", config, root / "hearts")
     calibrate_run(run, root / "hearts", draws=1, device="cpu", console=Console(quiet=True))
     csv = root / "stream.csv"
     stream.main(run, data=root / "hearts", csv_=csv, patients=2, learning_rate=0.05)

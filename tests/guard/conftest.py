@@ -1,12 +1,9 @@
-import json
 import shutil
 
 import pytest
 from rich.console import Console
 
-from maskmend.checkpoint import SPLIT
 from maskmend.data.phantom import write_cohort
-from maskmend.data.split import random_split
 from maskmend.guard.calibrate import calibrate_run
 from tests.tiny import GUARDED, write_run
 
@@ -22,11 +19,7 @@ def hearts(tmp_path_factory):
 @pytest.fixture(scope="session")
 def untried(hearts, tmp_path_factory):
     """A run with random weights that has not been calibrated; only read."""
-    folder = write_run(tmp_path_factory.mktemp("untried"), GUARDED)
-    patients = sorted({path.name.split("_frame")[0] for path in (hearts / "images").iterdir()})
-    split = random_split(patients, fold=0, seed=0)
-    (folder / SPLIT).write_text(json.dumps(split.to_dict()))
-    return folder
+    return write_run(tmp_path_factory.mktemp("untried"), GUARDED, hearts)
 
 
 @pytest.fixture(scope="module")
