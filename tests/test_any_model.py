@@ -9,8 +9,8 @@ from torch import nn
 
 import maskmend as mm
 from maskmend.discriminator import MaskDiscriminator
-from maskmend.foreign.windows import Windows
 from maskmend.outputs import Probabilities, logits_of
+from maskmend.windows import Windows
 from tests.test_adapt import Area
 
 FEW = mm.AdaptationConfig(steps=4, learning_rate=1e-2, precision="32-true")

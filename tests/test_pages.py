@@ -10,11 +10,11 @@ from rich.console import Console
 
 from docs.build import GENERATED
 from maskmend import config_file
+from maskmend.calibrate import run as calibration
+from maskmend.calibrate.run import calibrate_run
 from maskmend.config import Config
 from maskmend.config_file import config_from, to_yaml
 from maskmend.data.phantom import write_cohort
-from maskmend.guard import calibrate as calibration
-from maskmend.guard.calibrate import calibrate_run
 from maskmend.train import train
 from tests.snippets import IMAGES, RUN, SHOWN, blocks, copy_reader, run_page, tiny_version
 

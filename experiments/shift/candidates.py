@@ -16,7 +16,7 @@ from cyclopts import App
 from experiments.shift import held_out
 from experiments.shift.table import FAILED, HARMED, about, auc
 from experiments.shift.trials import arrays
-from maskmend.guard.calibrate import TRIALS
+from maskmend.calibrate.run import TRIALS
 from maskmend.guard.calibration import read_calibration
 from maskmend.guard.choice import Guard
 

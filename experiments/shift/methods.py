@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from maskmend.components import clean, one_hot
+from maskmend.denoiser import DENOISER
 from maskmend.devices import autocast
 from maskmend.errors import RunError
 from maskmend.guard.batch_norm import own_statistics
@@ -22,7 +23,6 @@ from maskmend.guard.mend import Mender
 from maskmend.guard.ways import ADVISED, COMMITTEE
 from maskmend.instance import Adapted
 from maskmend.predict import Model
-from maskmend.rivals.denoiser import DENOISER
 from maskmend.rivals.denoiser_training import train_denoiser
 from maskmend.rivals.entropy import minimise_entropy
 from maskmend.rivals.rotation import (

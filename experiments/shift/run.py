@@ -26,6 +26,7 @@ from experiments.lines import append, keys_of
 from experiments.shift.methods import METHODS, Method, method_of, prepare
 from experiments.shift.sequences import SEQUENCES
 from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, SEVERITIES, shifted
+from maskmend.calibrate.run import calibrate_run
 from maskmend.checkpoint import CALIBRATION, RUN, read_split
 from maskmend.config_file import read_config
 from maskmend.data.cohort import Case
@@ -35,7 +36,6 @@ from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import Volume, read_image, read_mask
 from maskmend.errors import ConfigError
 from maskmend.evaluate.metrics import dice, hausdorff95_mm
-from maskmend.guard.calibrate import calibrate_run
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
 from maskmend.train import train

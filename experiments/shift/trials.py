@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from maskmend.calibrate.search import best_guard
 from maskmend.guard.choice import Guard
 from maskmend.guard.quality import Judged
-from maskmend.guard.search import best_guard
 from maskmend.guard.ways import ADVISED, OUTVOTING, committees
 
 Several = Float[np.ndarray, "image mask"]

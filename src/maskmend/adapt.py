@@ -16,11 +16,11 @@ from torch import nn
 
 from maskmend.config import AdaptationConfig, AugmentationConfig
 from maskmend.devices import resolve_precision
-from maskmend.foreign.probe import borrow, fit_together
 from maskmend.instance import Adapted, Images, Instance
 from maskmend.outputs import Activation, Probabilities
 from maskmend.passes import Passes
 from maskmend.priors import Prior
+from maskmend.probe import borrow, fit_together
 
 __all__ = ["Adapted", "adapt", "adapt_all"]
 

@@ -102,7 +102,7 @@ def calibrate(run: Path, *, data: Data, draws: Count = 3, device: str | None = N
         draws: Degraded copies of each validation image to learn from, and as many with artefacts.
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
     """
-    from maskmend.guard.calibrate import calibrate_run
+    from maskmend.calibrate.run import calibrate_run
 
     console = Console(stderr=True)
     calibration = calibrate_run(run, data, draws=draws, device=device, console=console)

@@ -17,6 +17,7 @@ from maskmend.config_file import config_from
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
+from maskmend.denoiser import read_denoiser
 from maskmend.devices import autocast, device_of, resolve_precision
 from maskmend.errors import ConfigError, RunError
 from maskmend.frozen import frozen
@@ -29,7 +30,6 @@ from maskmend.guard.ways import committees, neighbours, ways
 from maskmend.instance import Adapted
 from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Prior
-from maskmend.rivals.denoiser import read_denoiser
 from maskmend.rivals.follow import follow_denoiser
 from maskmend.segmentor import UNet
 from maskmend.stream import adapt_onward

@@ -17,8 +17,8 @@ from torch import Tensor
 from maskmend.config import AdaptationConfig
 from maskmend.data.preprocess import SliceGrid, labels_on_grid, touches_crop
 from maskmend.data.volume import Volume, write_mask
-from maskmend.foreign.plane import Plane
 from maskmend.instance import Adapted, Masks
+from maskmend.plane import Plane
 
 DOUBTFUL = 0.7
 """Predicted Dice below which a person is asked to look."""

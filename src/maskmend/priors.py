@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from maskmend.denoiser import Denoiser
 from maskmend.discriminator import judged
 from maskmend.losses import adversarial_loss, soft_dice
-from maskmend.rivals.denoiser import Denoiser
 
 Masks = Float[Tensor, "slice class height width"]
 Images = Float[Tensor, "slice channel height width"]

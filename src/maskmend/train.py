@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from maskmend.adversary import Row
 from maskmend.build import build
+from maskmend.calibrate.fit import check_enough
 from maskmend.checkpoint import (
     CALIBRATION,
     CHECKPOINT,
@@ -36,7 +37,6 @@ from maskmend.devices import resolve_precision
 from maskmend.diagnosis import diagnose
 from maskmend.environment import environment
 from maskmend.errors import ConfigError, RunError
-from maskmend.guard.calibration import check_enough
 from maskmend.progress import progress_bar
 from maskmend.training import Trainer
 
@@ -139,7 +139,7 @@ def train(
         ended = {**environment(fabric.device), "best": best}
         write_atomically(out / RUN, json.dumps(ended, indent=2))
     if first and config.adaptation.method == "guarded" and not (out / CALIBRATION).exists():
-        from maskmend.guard.calibrate import calibrate_run  # imports MONAI, for seconds
+        from maskmend.calibrate.run import calibrate_run  # imports MONAI, for seconds
 
         draws, device = config.adaptation.draws, str(fabric.device)
         calibrate_run(out, data, draws=draws, device=device, console=console)

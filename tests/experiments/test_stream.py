@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from experiments import stream
+from maskmend.calibrate.run import calibrate_run
 from maskmend.data.phantom import write_cohort
-from maskmend.guard.calibrate import calibrate_run
 from tests.tiny import tiny, write_run
 
 

@@ -1,31 +1,3 @@
-import shutil
+from tests.calibrated import hearts, run, untried
 
-import pytest
-from rich.console import Console
-
-from maskmend.data.phantom import write_cohort
-from maskmend.guard.calibrate import calibrate_run
-from tests.tiny import GUARDED, write_run
-
-
-@pytest.fixture(scope="session")
-def hearts(tmp_path_factory):
-    """Ten procedural patients; only read."""
-    root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=10, seed=0, size=32, spacing_mm=9.5)
-    return root
-
-
-@pytest.fixture(scope="session")
-def untried(hearts, tmp_path_factory):
-    """A run with random weights that has not been calibrated; only read."""
-    return write_run(tmp_path_factory.mktemp("untried"), GUARDED, hearts)
-
-
-@pytest.fixture(scope="module")
-def run(hearts, tmp_path_factory, untried):
-    """It calibrated, with two students."""
-    folder = tmp_path_factory.mktemp("calibrated") / "run"
-    shutil.copytree(untried, folder)
-    calibrate_run(folder, hearts, draws=1, device="cpu", console=Console(quiet=True))
-    return folder
+__all__ = ["hearts", "run", "untried"]

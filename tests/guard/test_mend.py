@@ -16,7 +16,7 @@ from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.errors import ConfigError, InputError
 from maskmend.guard import mend
-from maskmend.guard.calibration import Guard
+from maskmend.guard.choice import Guard
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import Judged, Quality
 from maskmend.guard.retouch import STEPS

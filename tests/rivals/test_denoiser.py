@@ -12,11 +12,11 @@ from maskmend.checkpoint import SPLIT
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
+from maskmend.denoiser import DENOISER, Denoiser, read_denoiser
 from maskmend.errors import InputError, RunError
 from maskmend.losses import soft_dice
 from maskmend.predict import load
 from maskmend.priors import DenoiserPrior
-from maskmend.rivals.denoiser import DENOISER, Denoiser, read_denoiser
 from maskmend.rivals.denoiser_training import Boxes, draw_boxes, train_denoiser
 from maskmend.rivals.follow import follow_denoiser
 from tests.tiny import tiny, write_run

@@ -34,13 +34,13 @@ from maskmend.foreign.fit_prior import frozen_segment
 from maskmend.foreign.fitted import FittedPrior
 from maskmend.foreign.fitting import Fitter, FittingData, Images, Labels, Segment
 from maskmend.foreign.prior_folder import PRIOR, load_prior, save_prior
-from maskmend.foreign.probe import check_masks
 from maskmend.frozen import frozen
 from maskmend.models import own
 from maskmend.models.formats import read_model
 from maskmend.models.sliced import SlicedImages
 from maskmend.outputs import Probabilities
 from maskmend.predict import Model, load
+from maskmend.probe import check_masks
 from maskmend.progress import progress_bar
 
 

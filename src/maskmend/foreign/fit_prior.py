@@ -16,8 +16,8 @@ from maskmend.config_file import config_from
 from maskmend.errors import ConfigError, InputError
 from maskmend.foreign.fitted import FittedPrior
 from maskmend.foreign.fitting import Fitter, FittingData, Segment
-from maskmend.foreign.probe import borrow, check_device, check_masks
 from maskmend.outputs import Activation, Probabilities
+from maskmend.probe import borrow, check_device, check_masks
 
 
 def fit_prior(

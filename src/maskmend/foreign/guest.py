@@ -24,12 +24,13 @@ from maskmend.data.volume import Volume
 from maskmend.devices import device_of
 from maskmend.errors import ConfigError, InputError
 from maskmend.foreign.fitted import FittedPrior
-from maskmend.foreign.plane import Onto, Plane
+from maskmend.foreign.onto import Onto
 from maskmend.foreign.prior_folder import load_prior
 from maskmend.instance import Adapted
 from maskmend.models import own
 from maskmend.models.brought import BroughtModel
 from maskmend.models.formats import read_model
+from maskmend.plane import Plane
 from maskmend.predict import Model, load
 from maskmend.prediction import Prediction, Shown, finish
 from maskmend.priors import EntropyPrior, Prior

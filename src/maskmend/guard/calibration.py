@@ -1,26 +1,22 @@
 """What a run knows of its own mistakes: predicted Dice, and the gain that is worth the risk.
 
-Fitted once, after training, on the validation patients, plain and degraded at random.
+Fitted once, after training; see `maskmend.calibrate`.
 """
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from maskmend.checkpoint import CALIBRATION
-from maskmend.errors import InputError, RunError
+from maskmend.errors import RunError
 from maskmend.guard.choice import Guard
-from maskmend.guard.quality import Judged, Quality, fit_quality
-from maskmend.guard.search import best_guard
-from maskmend.guard.trial import Trial
+from maskmend.guard.quality import Quality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,81 +72,3 @@ def read_calibration(run: Path) -> Calibration | None:
         raise RunError(
             f"{run / CALIBRATION}: {what}; remove it and calibrate the run again"
         ) from error
-
-
-def fit(trials: Sequence[Trial], without: str | None = None) -> Quality:
-    """Predicted Dice, learnt from trials.
-
-    Args:
-        trials: Of any number of patients.
-        without: A patient that is to be predicted, and not learnt from.
-
-    Raises:
-        InputError: There are fewer than two patients.
-    """
-    check_enough({trial.patient for trial in trials})
-    used = [trial for trial in trials if trial.patient != without]
-    features = np.concatenate([trial.features for trial in used])
-    return fit_quality(features, np.concatenate([trial.dice for trial in used]))
-
-
-def calibrate(
-    trials: Sequence[Trial],
-    judged: Sequence[Judged],
-    quantiles: Float[Tensor, " quantile"],
-    realistic: float,
-    *,
-    means: Sequence[int] = (),
-    advised: int | None = None,
-    committee: int | None = None,
-) -> Calibration:
-    """Fit predicted Dice to trials, and find a guard that gained much in them without harm.
-
-    Args:
-        trials: Of all candidates.
-        judged: What `judged_by_others` expects of each, so that the guard covers what is not known
-            of a new patient.
-        quantiles: Mean quantiles of the training images.
-        realistic: The discriminator's mean score of true masks.
-        means: Places of the masks that are means of several.
-        advised: Place of the mask by students' advice, if there is one.
-        committee: Place of the mask that the committee outvotes the plain one with, if any.
-
-    Raises:
-        InputError: There are fewer than two patients.
-    """
-    plain = (np.array([v.dice[0] for v in judged]), np.array([one.dice[0] for one in trials]))
-    return Calibration(
-        quantiles=quantiles,
-        realistic=realistic,
-        quality=fit(trials),
-        guard=best_guard(
-            np.array([one.dice for one in trials]),
-            judged,
-            means=means,
-            advised=advised,
-            committee=committee,
-            shared=np.array([one.shared for one in trials]),
-        ),
-        correlation=_correlation(*plain),
-    )
-
-
-def judged_by_others(trials: Sequence[Trial]) -> list[Judged]:
-    """What the other patients taught to expect of each trial's masks."""
-    qualities = {p: fit(trials, without=p) for p in {trial.patient for trial in trials}}
-    return [qualities[one.patient].judge(one.features) for one in trials]
-
-
-def check_enough(patients: Collection[str]) -> None:
-    """Raises InputError if there are too few validation patients to calibrate with."""
-    if len(patients) < 2:
-        raise InputError(
-            f"calibration needs two or more validation patients, but there are {len(patients)};"
-            " add patients, or choose adaptation.method: paper"
-        )
-
-
-def _correlation(a: Float[np.ndarray, " trial"], b: Float[np.ndarray, " trial"]) -> float:
-    """Pearson's, 0 where one of the two does not vary."""
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0

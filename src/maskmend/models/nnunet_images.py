@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskmend.data.volume import Volume
 from maskmend.errors import InputError
-from maskmend.foreign.plane import Plane
+from maskmend.plane import Plane
 
 Array = Float[np.ndarray, "channel slice height width"]
 Inside = np.ndarray

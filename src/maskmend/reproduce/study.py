@@ -23,18 +23,18 @@ import yaml
 from rich.console import Console
 
 from maskmend.before_after import ADAPTED, PLAIN
+from maskmend.calibrate.run import calibrate_run
 from maskmend.checkpoint import CALIBRATION, HISTORY, RUN, read_split, write_atomically
 from maskmend.config import AdaptationConfig, Config
 from maskmend.config_file import config_from
 from maskmend.data.split import published_split
+from maskmend.denoiser import DENOISER
 from maskmend.devices import device_of
 from maskmend.evaluate.scores import MEAN, Evaluation, evaluate
 from maskmend.files import predict_files
-from maskmend.guard.calibrate import calibrate_run
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
 from maskmend.reproduce.datasets import Dataset
-from maskmend.rivals.denoiser import DENOISER
 from maskmend.rivals.denoiser_training import train_denoiser
 from maskmend.train import train
 

@@ -26,11 +26,11 @@ from maskmend.config import AugmentationConfig, Config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, mask_slices
 from maskmend.data.volume import read_mask
+from maskmend.denoiser import DENOISER, Denoiser
 from maskmend.devices import autocast, device_of
 from maskmend.errors import InputError
 from maskmend.losses import soft_dice
 from maskmend.progress import progress_bar
-from maskmend.rivals.denoiser import DENOISER, Denoiser
 
 Labels = UInt8[Tensor, "depth height width"]
 

@@ -55,7 +55,7 @@ def fit_together(
         raise ConfigError("augmentation: volumes are not moved; choose noise_std alone")
     network = borrow(segmentor, batch_norm=config.batch_norm)
     if window:
-        from maskmend.foreign.windows import Windows  # seconds of imports
+        from maskmend.windows import Windows  # seconds of imports
 
         network = Windows(network, window)
     if adaptor is None:

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from maskmend.calibrate.artefacts import ARTEFACTS, spoil
+from maskmend.calibrate.trial import Trial
 from maskmend.components import one_hot
 from maskmend.config import DegradationConfig
 from maskmend.data.cohort import Case
 from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
 from maskmend.degrade import degrade_volume
-from maskmend.guard.artefacts import ARTEFACTS, spoil
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import agreements
-from maskmend.guard.trial import Trial
 from maskmend.predict import Model
 from maskmend.prediction import Prepared
 

@@ -9,17 +9,20 @@ import pytest
 import torch
 from rich.console import Console
 
-from maskmend.checkpoint import CALIBRATION, SPLIT
+from maskmend.calibrate import trial
+from maskmend.calibrate.artefacts import ARTEFACTS, spoil
+from maskmend.calibrate.run import TRIALS, calibrate_run
+from maskmend.calibrate.student_training import train_student
+from maskmend.calibrate.trial import Trial, read_trials, write_trials
+from maskmend.calibrate.validation import Example
+from maskmend.checkpoint import CALIBRATION, CONFIG, SPLIT
+from maskmend.config_file import to_yaml
 from maskmend.data.phantom import write_cohort
 from maskmend.errors import InputError
-from maskmend.guard import student, trial
-from maskmend.guard.artefacts import ARTEFACTS, spoil
-from maskmend.guard.calibrate import TRIALS, calibrate_run
+from maskmend.guard import student
 from maskmend.guard.student import STUDENTS, read_students
-from maskmend.guard.student_training import train_student
-from maskmend.guard.trial import Trial, read_trials, write_trials
-from maskmend.guard.validation import Example
 from maskmend.predict import Model, load
+from tests.tiny import tiny
 
 QUIET = Console(quiet=True)
 
@@ -46,7 +49,7 @@ def test_calibration_is_the_same_when_done_again(run, hearts):
 def test_artefacts_come_in_turn(run, hearts, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        "maskmend.guard.validation.spoil",
+        "maskmend.calibrate.validation.spoil",
         lambda images, artefact, *rest: (shown.append(artefact), spoil(images, artefact, *rest))[1],
     )
     calibrate_run(run, hearts, draws=1, device="cpu", console=QUIET)
@@ -67,6 +70,18 @@ def test_every_mask_of_the_calibration_is_told(run, hearts):
     )  # phases; plain and both draws
     assert (table[table["mask"] == "none"]["doubt"] == 0).all()
     assert table["dice"].between(0, 1).all()
+
+
+def test_a_run_may_have_no_students(run, hearts, tmp_path):
+    some = shutil.copytree(run, tmp_path / "run")
+    config = tiny(adaptation={"method": "guarded", "students": 0})
+    (some / CONFIG).write_text(to_yaml(config))
+    calibrate_run(some, hearts, draws=1, device="cpu", console=QUIET)
+    assert not (some / STUDENTS).exists()
+    model = load(some, "cpu")
+    assert not model.students
+    assert model.calibration is not None
+    assert model.predict(min((hearts / "images").iterdir())).decision
 
 
 def test_a_missing_patient_is_named(run, hearts, tmp_path):
@@ -102,7 +117,7 @@ def test_a_stopped_calibration_goes_on_with_the_students_it_had(run, begun, hear
         taught.append(number)
         return train_student(*given, number=number, **named)
 
-    monkeypatch.setattr("maskmend.guard.teach.train_student", teach)
+    monkeypatch.setattr("maskmend.calibrate.teach.train_student", teach)
     with pytest.raises(KeyboardInterrupt):
         calibrate_run(begun, hearts, draws=1, device="cpu", console=QUIET)
     assert (begun / student.UNFINISHED).exists()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from maskmend.appearance import recoloured
+from maskmend.calibrate.artefacts import ARTEFACTS, clouds, convolved, holes, shuffled, spoil
 from maskmend.config import PreprocessConfig
-from maskmend.guard.artefacts import ARTEFACTS, clouds, convolved, holes, shuffled, spoil
 
 PREPROCESS = PreprocessConfig(size=56, clip_percentiles=(5, 95))
 

@@ -12,19 +12,21 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from maskmend.calibrate import trial
+from maskmend.calibrate.fit import calibrate, check_enough, judged_by_others
+from maskmend.calibrate.student_training import Lessons
+from maskmend.calibrate.teach import taught_before, teach, teacher_of, training_slices
+from maskmend.calibrate.trial import Trial, read_trials, write_trials
+from maskmend.calibrate.validation import Example, examples
 from maskmend.checkpoint import CALIBRATION, digest_of, read_split, write_atomically
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.errors import InputError
-from maskmend.guard import student, trial
-from maskmend.guard.calibration import Calibration, calibrate, check_enough, judged_by_others
+from maskmend.guard import student
+from maskmend.guard.calibration import Calibration
 from maskmend.guard.corrections import quantiles
 from maskmend.guard.quality import Judged
 from maskmend.guard.student import STUDENTS, write_students
-from maskmend.guard.student_training import Lessons
-from maskmend.guard.teach import taught_before, teach, teacher_of, training_slices
-from maskmend.guard.trial import Trial, read_trials, write_trials
-from maskmend.guard.validation import Example, examples
 from maskmend.guard.ways import ADVISED, OUTVOTING
 from maskmend.predict import Model, load
 from maskmend.progress import progress_bar

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from maskmend.calibrate.student_training import Lessons, train_student
+from maskmend.calibrate.validation import true_labels
 from maskmend.checkpoint import CONFIG, digest_of
 from maskmend.data.cohort import Case
 from maskmend.guard.quality import labels_of
 from maskmend.guard.student import UNFINISHED, read_students, write_students
-from maskmend.guard.student_training import Lessons, train_student
-from maskmend.guard.validation import true_labels
 from maskmend.predict import Model
 from maskmend.segmentor import UNet
 

@@ -9,7 +9,7 @@ from maskmend.config import PreprocessConfig
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import grid_of, mask_slices
 from maskmend.data.volume import read_mask
-from maskmend.foreign.plane import Onto, Plane
+from maskmend.plane import Plane
 from maskmend.prediction import Prepared
 
 GRID = PreprocessConfig(size=32, spacing_mm=8)
@@ -59,21 +59,3 @@ def test_masks_on_the_priors_own_grid_stay_as_they_are(heart, tmp_path):
     masks = one_hot(mask_slices(volume, grid, 4).numpy())
     prepared = Prepared(volume=volume, grid=grid, slices=masks[:, :1])
     torch.testing.assert_close(prepared.plane.onto(masks, GRID), masks, atol=1e-4, rtol=0)
-
-
-def test_gradients_arrive_and_classes_are_put_in_the_priors_order():
-    shown = []
-
-    class Watching:
-        def __call__(self, masks, images):
-            shown.append(masks)
-            return masks[:, 2].mean((1, 2))
-
-        realism = __call__
-
-    masks = torch.rand(2, 3, 16, 16).softmax(1).requires_grad_()
-    prior = Onto(Watching(), GRID, Plane(size_mm=(256.0, 256.0)), order=(0, 2, 1))
-    (gradient,) = torch.autograd.grad(prior(masks, masks).sum(), masks)
-    assert gradient[:, 1].abs().sum() > 0
-    assert gradient[:, 2].abs().sum() == 0
-    assert shown[0].shape == (2, 3, 32, 32)

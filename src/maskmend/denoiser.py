@@ -2,7 +2,7 @@
 
 Karani et al., "Test-time adaptable neural networks for robust medical image segmentation", Medical
 Image Analysis 2021, section 3.2: a 3D network that was shown corrupted masks, and learned to mend
-them. `denoiser_training.py` trains it, `follow.py` adapts with it.
+them. `rivals/denoiser_training.py` trains it, `rivals/follow.py` adapts with it.
 
 Axes: slice, class, height, width for the slices of a volume; volume, class, depth, height, width
 for what the network sees: volumes of all lengths are resampled to one depth.

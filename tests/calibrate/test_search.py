@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from maskmend.calibrate.search import FEW, HARM, WORST, best_guard
 from maskmend.guard.choice import PLAIN
 from maskmend.guard.quality import Judged
-from maskmend.guard.search import FEW, HARM, WORST, best_guard
 
 
 def judged(dice, doubt):

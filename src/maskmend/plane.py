@@ -6,7 +6,6 @@ Masks are turned and sampled from one to the other, about the image's centre, di
 Axes: slice, class, height, width.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +16,8 @@ from torch.nn import functional
 from maskmend.config import PreprocessConfig
 from maskmend.data.orientation import upright
 from maskmend.data.volume import Volume
-from maskmend.priors import Prior
 
 Masks = Float[Tensor, "slice class height width"]
-Images = Float[Tensor, "slice channel height width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,29 +82,3 @@ class Plane:
         )
         structures = functional.grid_sample(masks[:, 1:], points, align_corners=False)
         return torch.cat([1 - structures.sum(1, keepdim=True), structures], 1)
-
-
-class Onto:
-    """A prior that judges a model's masks on its own grid, in its own order of structures.
-
-    Args:
-        prior: What judges.
-        config: Its grid.
-        plane: Where the model's slices lie.
-        order: The model's classes in the prior's order, the background first.
-    """
-
-    def __init__(self, prior: Prior, config: PreprocessConfig, plane: Plane, order: Sequence[int]):
-        self.prior, self.config, self.plane, self.order = prior, config, plane, list(order)
-        self.enough = getattr(prior, "enough", None)  # which `adapt` looks for
-
-    def __call__(self, masks: Masks, images: Images) -> Float[Tensor, " slice"]:
-        """The prior's loss."""
-        return self.prior(self._seen(masks), images)
-
-    def realism(self, masks: Masks, images: Images) -> Float[Tensor, " slice"]:
-        """The prior's score."""
-        return self.prior.realism(self._seen(masks), images)
-
-    def _seen(self, masks: Masks) -> Masks:
-        return self.plane.onto(masks[:, self.order], self.config)

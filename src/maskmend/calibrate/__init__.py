@@ -1,0 +1,1 @@
+"""What a run learns on its validation patients, once, so that the guard can be trusted."""
