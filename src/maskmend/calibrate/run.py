@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,43 +59,35 @@ def calibrate_run(
         RunError: The folder is no run, or not whole.
     """
     model = load(run, device)
-    split = read_split(run)
-    check_enough(split["validation"])
-    cases = find_cohort(data, model.config.data.layout).cases
-
-    def of(*uses: str) -> list[Case]:
-        wanted = {patient for use in uses for patient in split[use]}
-        found = [case for case in cases if case.patient in wanted and case.image is not None]
-        if missing := sorted(wanted - {case.patient for case in found}):
-            raise InputError(f"{data}: {missing[0]}, a patient of {run}, is missing")
-        return found
-
-    annotated, validation = of("train_annotated"), of("validation")
-    # A patient may be in both uses, where there are few.
-    taught = [case for case in of("train_unpaired_images") if case not in annotated]
-    asked = model.config.adaptation.students
+    patients = _patients(run, data, model)
     model.students = taught_before(run, model)
-    lessons = (asked - len(model.students)) * model.config.adaptation.student_iterations
-    conditions = {"draws": draws, "images": [case.image.name for case in validation if case.image]}
+    settings = model.config.adaptation
+    lessons = (settings.students - len(model.students)) * settings.student_iterations
+    copies = {
+        "draws": draws,
+        "images": [one.image.name for one in patients.validation if one.image],
+    }
     trials: list[Trial] = []
     if not lessons:
-        trials = read_trials(run / trial.UNFINISHED, **_decisive(run, model, conditions))
-    left = len(validation) * (1 + 2 * draws) - len(trials)
-    total = len(annotated) + len(taught) + lessons + left
-    with progress_bar(console, "calibrating", total) as advance:
-        images, labels = training_slices(model, annotated, taught, advance, labelled=lessons > 0)
+        trials = read_trials(run / trial.UNFINISHED, **_decisive(run, model, copies))
+    left = len(patients.validation) * (1 + 2 * draws) - len(trials)
+    slices = len(patients.annotated) + len(patients.taught)
+    with progress_bar(console, "calibrating", slices + lessons + left) as advance:
+        images, labels = training_slices(
+            model, patients.annotated, patients.taught, advance, labelled=lessons > 0
+        )
         mean = torch.stack([quantiles(one) for one in images]).mean(0)
         if lessons:
-            by_people = sum(len(one) for one in labels[: len(annotated)])
+            by_people = sum(len(one) for one in labels[: len(patients.annotated)])
             shown = Lessons(images=torch.cat(images), labels=torch.cat(labels), annotated=by_people)
             teach(run, model, shown, advance)
         tried: list[Example] = []
-        for number, case in enumerate(validation):
+        for number, case in enumerate(patients.validation):
             tried.extend(examples(model, case, number, draws))
         mender = model.mender(mean, 0.0, model.settings())
         realistic = float(np.mean([one.realism(mender) for one in tried if not one.draw]))
         mender = dataclasses.replace(mender, realistic=realistic)
-        decisive = _decisive(run, model, conditions)
+        decisive = _decisive(run, model, copies)
         for example in tried[len(trials) :]:
             trials.append(example.trial(mender))
             write_trials(run / trial.UNFINISHED, trials, **decisive)
@@ -104,7 +96,39 @@ def calibrate_run(
     judged = judged_by_others(trials)
     calibration = calibrate(trials, judged, mean, realistic, means=mender.means, **places)
     write_atomically(run / TRIALS, _as_table(trials, judged, mender.names).to_csv(index=False))
-    (run / CALIBRATION).unlink(missing_ok=True)  # it goes with no other students
+    _keep(run, model, calibration)
+    return calibration
+
+
+class _Patients(NamedTuple):
+    """Images of a run's patients, by what they are for."""
+
+    annotated: Sequence[Case]
+    taught: Sequence[Case]
+    """Those that nobody annotated, of which students are told what the segmentor makes."""
+    validation: Sequence[Case]
+
+
+def _patients(run: Path, data: Path, model: Model) -> _Patients:
+    split = read_split(run)
+    check_enough(split["validation"])
+    cases = find_cohort(data, model.config.data.layout).cases
+
+    def of(use: str) -> list[Case]:
+        found = [case for case in cases if case.patient in split[use] and case.image is not None]
+        if missing := sorted(set(split[use]) - {case.patient for case in found}):
+            raise InputError(f"{data}: {missing[0]}, a patient of {run}, is missing")
+        return found
+
+    annotated = of("train_annotated")
+    # A patient may be in both uses, where there are few.
+    taught = [case for case in of("train_unpaired_images") if case not in annotated]
+    return _Patients(annotated, taught, of("validation"))
+
+
+def _keep(run: Path, model: Model, calibration: Calibration) -> None:
+    """Calibration and students, which belong together, in the place of those that the run had."""
+    (run / CALIBRATION).unlink(missing_ok=True)
     if model.students:
         write_students(run / STUDENTS, model.students, **teacher_of(run, model))
     else:
@@ -112,7 +136,6 @@ def calibrate_run(
     write_atomically(run / CALIBRATION, json.dumps(calibration.to_dict(), indent=1))
     for unfinished in (student.UNFINISHED, trial.UNFINISHED):
         (run / unfinished).unlink(missing_ok=True)
-    return calibration
 
 
 def _decisive(run: Path, model: Model, conditions: dict[str, Any]) -> dict[str, Any]:
