@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskmend.devices import autocast, resolve_precision
+from maskmend.devices import autocast, resolve_precision, weights_dtype
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -26,8 +26,9 @@ def test_an_automatic_precision_is_what_the_hardware_has(monkeypatch, tiles, vec
 
 
 @pytest.mark.parametrize(("vectors", "kind"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_passes_have_that_precision(monkeypatch, vectors, kind):
+def test_passes_and_weights_have_that_precision(monkeypatch, vectors, kind):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
     with autocast("auto", torch.device("cpu")):
         assert (torch.eye(2) @ torch.eye(2)).dtype == kind
+    assert weights_dtype("auto", torch.device("cpu")) == kind

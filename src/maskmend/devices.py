@@ -42,3 +42,9 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Passes through networks in a precision; what "auto" is, see `resolve_precision`."""
     mixed = resolve_precision(precision, device) == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+
+
+def weights_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Of frozen weights, which then need no conversion in `autocast`."""
+    mixed = resolve_precision(precision, device) == "bf16-mixed"
+    return torch.bfloat16 if mixed else torch.float32

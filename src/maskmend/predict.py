@@ -18,15 +18,13 @@ from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
 from maskmend.denoiser import read_denoiser
-from maskmend.devices import autocast, device_of, resolve_precision
+from maskmend.devices import autocast, device_of, weights_dtype
 from maskmend.errors import ConfigError, RunError
 from maskmend.frozen import frozen
-from maskmend.guard.batch_norm import mixed_statistics
+from maskmend.guard.assemble import assemble
 from maskmend.guard.calibration import Calibration, read_calibration
-from maskmend.guard.corrections import corrections
 from maskmend.guard.mend import Mender
 from maskmend.guard.student import STUDENTS, read_students
-from maskmend.guard.ways import committees, neighbours, ways
 from maskmend.instance import Adapted
 from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Prior
@@ -36,8 +34,6 @@ from maskmend.stream import adapt_onward
 
 _SLICES = {False: 32, True: 512}
 """Slices in one pass, without and with a GPU; halved when memory runs out."""
-_OWN = 0.5
-"""Share of the volume's own batch norm statistics where they are mixed with training's."""
 
 
 class Model:
@@ -285,49 +281,19 @@ class Model:
             realistic: The discriminator's score of true masks.
             settings: Their precision counts.
         """
-        dtype = self._dtype(settings)
-
-        def in_precision(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-            def run(*given: Tensor) -> Tensor:
-                with autocast(settings.precision, self.device):
-                    return network(*given)
-
-            return run
-
-        def in_parts(segment: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-            return lambda images: torch.cat([segment(p) for p in images.split(self._slices)])
-
-        adaptor = self.networks.adaptor
-        exact = nn.Sequential(adaptor, self._folded(torch.float32)[0])
-
-        def trained(segmentor: nn.Module) -> Callable[[Tensor], Tensor]:
-            return in_parts(in_precision(nn.Sequential(adaptor, segmentor)))
-
-        def mixed(segmentor: nn.Module) -> Callable[[Tensor], Tensor]:
-            # All slices at once: their statistics are those of the volume.
-            unfolded = mixed_statistics(frozen(segmentor, dtype, fold=False), _OWN)
-            return in_precision(nn.Sequential(adaptor, unfolded))
-
-        segment = trained(self._folded(dtype)[0])
-        return Mender(
-            ways=ways(
-                corrections(quantiles.to(self.device)),
-                segment,
-                mixed(self.networks.segmentor),
-                [(trained(frozen(one, dtype)), mixed(one)) for one in self.students],
-            ),
-            committees=committees(len(self.students)),
-            neighbours=neighbours(segment),
-            plain=torch.no_grad()(lambda images: in_parts(exact)(images).softmax(1)),
-            score=in_precision(self._discriminator_prior(dtype).realism),
+        return assemble(
+            self.networks,
+            self.students,
+            self._discriminator_prior(self._dtype(settings)),
+            settings,
+            quantiles=quantiles,
             realistic=realistic,
             classes=self.config.data.classes,
+            slices=self._slices,
         )
 
     def _dtype(self, settings: AdaptationConfig) -> torch.dtype:
-        """Of the frozen networks."""
-        mixed = resolve_precision(settings.precision, self.device) == "bf16-mixed"
-        return torch.bfloat16 if mixed else torch.float32
+        return weights_dtype(settings.precision, self.device)
 
     @property
     def _slices(self) -> int:
