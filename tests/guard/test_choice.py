@@ -41,6 +41,12 @@ def test_what_is_good_enough_is_steadied_where_nothing_else_is_taken():
     assert Guard(gate=1, steady=0.7, caution=9.0).choose(one) == STEADIED
 
 
+def test_what_would_lose_by_it_is_not_steadied():
+    rule = Guard(gate=0, steady=0.5, caution=9.0)
+    assert rule.choose(judged([0.7, 0.7, 0.9], [0, 0.1, 0.1])) == STEADIED
+    assert rule.choose(judged([0.7, 0.69, 0.9], [0, 0.1, 0.1])) == PLAIN
+
+
 def test_the_students_are_asked_before_steadying_whatever_the_gate_says():
     one = judged([0.7, 0.7, 0.9, 0.75], [0, 0.01, 0.1, 0.01])
     rule = {"gate": 0.6, "steady": 0.6, "caution": 9.0, "advised": 3}

@@ -26,7 +26,8 @@ class Guard:
     gate: float
     """Predicted Dice of a plain mask from which no other way is tried: there is little to gain."""
     steady: float
-    """And that from which it is steadied, where no other way is taken."""
+    """And that from which it is steadied, where no other way is taken and this promises no loss: a
+    structure in pieces would lose all but the largest."""
     caution: float
     """Standard errors of its prediction that the gain of another mask must be."""
     trusted: Sequence[int] | None = None
@@ -98,7 +99,8 @@ class Guard:
         """The mask that is taken where none is for its promise."""
         plain = dice[:, PLAIN]
         promised = dice - plain[:, None]
-        taken = np.where(plain >= self.steady, STEADIED, PLAIN)
+        steadied = (plain >= self.steady) & (promised[:, STEADIED] >= 0)
+        taken = np.where(steadied, STEADIED, PLAIN)
         if self.advised is not None:
             needed = self.advice_caution * doubt[:, self.advised]
             asked = promised[:, self.advised] > needed
