@@ -61,22 +61,23 @@ def assemble(
     def after_adaptor(segmentor: nn.Module) -> nn.Module:
         return nn.Sequential(networks.adaptor, segmentor)
 
-    def trained(segmentor: nn.Module) -> Network:
-        return in_parts(in_precision(after_adaptor(frozen(segmentor, dtype))))
+    def trained(folded: nn.Module) -> Network:
+        return in_parts(in_precision(after_adaptor(folded)))
 
     def mixed(segmentor: nn.Module) -> Network:
         # All slices at once: their statistics are those of the volume.
         unfolded = mixed_statistics(frozen(segmentor, dtype, fold=False), _OWN)
         return in_precision(after_adaptor(unfolded))
 
-    exact = in_parts(after_adaptor(frozen(networks.segmentor)))
-    segment = trained(networks.segmentor)
+    full = frozen(networks.segmentor)
+    exact = in_parts(after_adaptor(full))
+    segment = trained(full if dtype == torch.float32 else frozen(networks.segmentor, dtype))
     return Mender(
         ways=ways(
             corrections(quantiles.to(device)),
             segment,
             mixed(networks.segmentor),
-            [(trained(one), mixed(one)) for one in students],
+            [(trained(frozen(one, dtype)), mixed(one)) for one in students],
         ),
         committees=committees(len(students)),
         neighbours=neighbours(segment),
