@@ -6,16 +6,7 @@ import pytest
 from rich.console import Console
 
 from maskmend.calibrate.run import calibrate_run
-from maskmend.data.phantom import write_cohort
 from tests.tiny import GUARDED, write_run
-
-
-@pytest.fixture(scope="session")
-def hearts(tmp_path_factory):
-    """Ten procedural patients; only read."""
-    root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=10, seed=0, size=32, spacing_mm=9.5)
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,16 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
+def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten procedural patients, for networks of `tests.tiny`; only read."""
+    from maskmend.data.phantom import write_cohort  # as above
+
+    root = tmp_path_factory.mktemp("hearts")
+    write_cohort(root, patients=10, seed=0, size=32, spacing_mm=9.5)
+    return root
+
+
+@pytest.fixture(scope="session")
 def acdc_root() -> Path:
     """The real ACDC data: $MASKMEND_ACDC, else shared/data/acdc beside the repository."""
     root = Path(os.environ.get("MASKMEND_ACDC", REPOSITORY.parent / "shared" / "data" / "acdc"))

@@ -10,7 +10,6 @@ import pytest
 
 from maskmend.checkpoint import CALIBRATION, CHECKPOINT, read_tensors
 from maskmend.config_file import to_yaml
-from maskmend.data.phantom import write_cohort
 from maskmend.table import PREDICTIONS
 from tests.tiny import tiny, write_run
 
@@ -29,13 +28,6 @@ setattr(importlib.import_module("{module}"), "{function}", hang)
 from maskmend.cli import main
 main(sys.argv[2:])
 """
-
-
-@pytest.fixture(scope="module")
-def hearts(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=10, seed=0, size=32, spacing_mm=9.5)
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,12 @@ def tiny(*, seed=0, **sections):
 GUARDED = tiny(adaptation={"method": "guarded", "precision": "32-true"})
 
 
+def random_segmentor(config=GUARDED):
+    """The same at every call."""
+    with quiet_generator(0):
+        return build(config).segmentor.eval()
+
+
 def write_run(folder, config, data=None):
     """A run folder with random weights, under which every class is found; with data, its split."""
     with quiet_generator(0):

@@ -1,3 +1,3 @@
-from tests.calibrated import hearts, run, untried
+from tests.calibrated import run, untried
 
-__all__ = ["hearts", "run", "untried"]
+__all__ = ["run", "untried"]

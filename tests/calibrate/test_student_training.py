@@ -6,16 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from maskmend.build import build
 from maskmend.calibrate import student_training
 from maskmend.calibrate.student_training import Lessons, train_student
-from maskmend.checkpoint import quiet_generator
-from tests.tiny import GUARDED
-
-
-def teacher(config=GUARDED):
-    with quiet_generator(0):
-        return build(config).segmentor.eval()
+from tests.tiny import GUARDED, random_segmentor
 
 
 @pytest.fixture
@@ -34,7 +27,7 @@ def lessons():
 def taught(lessons, iterations=3, number=0, **changes):
     adaptation = dataclasses.replace(GUARDED.adaptation, student_iterations=iterations)
     config = dataclasses.replace(GUARDED, adaptation=adaptation, **changes)
-    return train_student(teacher(), nn.Identity(), lessons, config, number=number)
+    return train_student(random_segmentor(), nn.Identity(), lessons, config, number=number)
 
 
 def test_it_finds_what_it_was_taught(lessons):
@@ -42,12 +35,12 @@ def test_it_finds_what_it_was_taught(lessons):
         found, true = segmentor(lessons.images).argmax(1) == 1, lessons.labels == 1
         return 2 * (found & true).sum() / (found.sum() + true.sum())
 
-    assert dice(teacher()) < 0.3
+    assert dice(random_segmentor()) < 0.3
     assert dice(taught(lessons, 300)) > 0.7
 
 
 def test_the_teacher_stays_and_the_student_is_frozen(lessons):
-    segmentor = teacher()
+    segmentor = random_segmentor()
     before = {name: tensor.clone() for name, tensor in segmentor.state_dict().items()}
     student = train_student(segmentor, nn.Identity(), lessons, GUARDED)
     for name, tensor in segmentor.state_dict().items():

@@ -3,22 +3,15 @@
 import pytest
 import torch
 
-from maskmend.build import build
-from maskmend.checkpoint import quiet_generator
 from maskmend.errors import ConfigError, RunError
 from maskmend.guard.student import STUDENTS, UNFINISHED, read_students, write_students
 from maskmend.predict import load
-from tests.tiny import GUARDED, tiny
-
-
-def teacher(config=GUARDED):
-    with quiet_generator(0):
-        return build(config).segmentor.eval()
+from tests.tiny import random_segmentor, tiny
 
 
 def student(number=0):
     """Like its teacher, but for one layer."""
-    made = teacher()
+    made = random_segmentor()
     with torch.no_grad():
         made.head.bias += number + 1
     return made
@@ -27,9 +20,9 @@ def student(number=0):
 def test_a_run_keeps_them(tmp_path):
     students = [student(number) for number in range(3)]
     path = tmp_path / STUDENTS
-    assert not read_students(path, teacher())
+    assert not read_students(path, random_segmentor())
     write_students(path, students)
-    for one, kept in zip(students, read_students(path, teacher().train()), strict=True):
+    for one, kept in zip(students, read_students(path, random_segmentor().train()), strict=True):
         assert not kept.training
         assert not any(p.requires_grad for p in kept.parameters())
         for name, tensor in one.state_dict().items():
@@ -38,7 +31,7 @@ def test_a_run_keeps_them(tmp_path):
 
 def test_students_of_another_segmentor_are_named(tmp_path):
     write_students(tmp_path / STUDENTS, [student()])
-    other = teacher(tiny(segmentor={"width": 6}))
+    other = random_segmentor(tiny(segmentor={"width": 6}))
     with pytest.raises(RunError, match=rf"{STUDENTS}: is of another segmentor; remove it"):
         read_students(tmp_path / STUDENTS, other)
 
@@ -46,8 +39,8 @@ def test_students_of_another_segmentor_are_named(tmp_path):
 def test_students_of_another_teacher_are_not_taken_up(tmp_path):
     path = tmp_path / UNFINISHED
     write_students(path, [student()], weights="a", config="b")
-    assert len(read_students(path, teacher(), weights="a", config="b")) == 1
-    assert not read_students(path, teacher(), weights="a", config="c")
+    assert len(read_students(path, random_segmentor(), weights="a", config="b")) == 1
+    assert not read_students(path, random_segmentor(), weights="a", config="c")
 
 
 def test_a_calibrated_run_asks_them_for_their_opinions(run, hearts):
