@@ -15,7 +15,7 @@ from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, UNSEEN, label, m
 def draw_gains(rows: pd.DataFrame, path: Path) -> None:
     """Mean gain of every method under every shift of the middle severity, as coloured cells.
 
-    In brackets is a mean of fewer volumes than others'.
+    In brackets is a mean of fewer volumes than others'; blank is what was not measured.
     """
     rows = middle(rows)
     segmentors = list(rows["segmentor"].unique())
@@ -26,7 +26,7 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
         layout="constrained",
     )
     FigureCanvasAgg(figure)
-    bracketed = False
+    bracketed = blank = False
     for place, segmentor in enumerate(segmentors):
         axes = figure.add_subplot(1, len(segmentors), place + 1)
         gains = rows[rows["segmentor"] == segmentor].groupby(["shift", "method"])["gain"]
@@ -36,6 +36,7 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
         )
         means, fewer = means[methods], counts[methods].lt(counts["none"], axis=0).to_numpy()
         bracketed |= fewer.any()
+        blank |= means.isna().to_numpy().any()
         shown = axes.imshow(means, cmap="RdBu", vmin=-20, vmax=20, aspect="auto")
         axes.set_xticks(range(len(methods)), methods, rotation=35, ha="right")
         axes.set_yticks(range(len(shifts)), [label(s) for s in shifts] if not place else [])
@@ -46,8 +47,9 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
                 told = f"({value:+.1f})" if fewer[y, x] else f"{value:+.1f}"
                 axes.text(x, y, told, ha="center", va="center", fontsize=7 if fewer[y, x] else 8,
                           color="white" if dark else "black")  # fmt: skip
-    if bracketed:
-        figure.supxlabel("in brackets: of fewer volumes", fontsize=8)
+    notes = {"in brackets: of fewer volumes": bracketed, "blank: not measured": blank}
+    if told := "; ".join(note for note, needed in notes.items() if needed):
+        figure.supxlabel(told, fontsize=8)
     bar = figure.colorbar(shown, ax=figure.axes, shrink=0.8)
     bar.set_label("gain in points over no adaptation")
     figure.savefig(path, dpi=160)
