@@ -48,8 +48,8 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
                 axes.text(x, y, told, ha="center", va="center", fontsize=7 if fewer[y, x] else 8,
                           color="white" if dark else "black")  # fmt: skip
     notes = {"in brackets: of fewer volumes": bracketed, "blank: not measured": blank}
-    if told := "; ".join(note for note, needed in notes.items() if needed):
-        figure.supxlabel(told, fontsize=8)
+    if note := "; ".join(text for text, needed in notes.items() if needed):
+        figure.supxlabel(note, fontsize=8)
     bar = figure.colorbar(shown, ax=figure.axes, shrink=0.8)
     bar.set_label("gain in points over no adaptation")
     figure.savefig(path, dpi=160)
