@@ -36,13 +36,9 @@ class Trials:
         fields = ("patient", "draw", "dice", "predicted", "doubt", "shared")
         return replace(self, **{field: getattr(self, field)[which] for field in fields})
 
-    def guard(self, *, any_mask: bool = False) -> Guard:
-        """The one that calibration would choose on these.
-
-        Args:
-            any_mask: Prefer none that trusts means alone.
-        """
-        means = [] if any_mask else [self.masks.index(m) for m in committees(1) if m in self.masks]
+    def guard(self) -> Guard:
+        """The one that calibration would choose on these."""
+        means = [self.masks.index(mean) for mean in committees(1) if mean in self.masks]
         return best_guard(
             self.dice,
             [Judged(dice, doubt) for dice, doubt in zip(self.predicted, self.doubt, strict=True)],

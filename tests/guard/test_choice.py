@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maskmend.guard.choice import NEVER, PLAIN, STEADIED, Guard
+from maskmend.guard.choice import FITTING, NEVER, PLAIN, STEADIED, Guard
 from maskmend.guard.quality import Judged
 
 
@@ -24,6 +24,16 @@ def test_only_trusted_masks_are_taken_for_their_promise():
     assert Guard(**rule, trusted=(3,)).choose(one) == 3
     assert Guard(**rule, trusted=()).choose(one) == PLAIN
     assert Guard(**rule, trusted=(), advised=2).choose(one) == 2
+
+
+def test_no_promise_counts_where_an_image_fits_and_its_own_statistics_promise_most():
+    """They may where the committee disagrees with the plain mask; other masks may anywhere."""
+    own_is_best = judged([0.7, 0.7, 0.9, 0.8], [0, 0, 0.01, 0.01])
+    other_is_best = judged([0.7, 0.7, 0.8, 0.9], [0, 0, 0.01, 0.01])
+    guard = Guard(gate=1, steady=1, caution=4.0, trusted=(2, 3), committee=2)
+    assert guard.choose(own_is_best, FITTING - 0.01) == 2
+    assert guard.choose(own_is_best, FITTING) == PLAIN
+    assert guard.choose(other_is_best, FITTING) == 3
 
 
 def test_a_mask_above_the_gate_stays():

@@ -44,13 +44,13 @@ def best_guard(
     """The most cautious that gains nearly as much as any that harms few masks.
 
     A new scanner shows what no validation image did, and caution is what covers it: so half as
-    much of it, towards advice as well, has to be enough on these, if that can be had. Of
-    guards that are as cautious one is preferred that trusts means of several masks alone.
+    much of it, towards advice as well, has to be enough on these, if that can be had.
 
     Args:
         dice: True Dice of every trial's masks, in the order of `Judged`.
         judged: What was predicted of each trial's masks, without its patient.
-        means: Places of the masks that are means of several.
+        means: Places of the masks that are means of several: if there are any, no others are taken
+            for their promise.
         advised: Place of the mask by students' advice, if there is one.
         committee: Place of the mask that the committee outvotes the plain one with, if any.
         shared: Each trial's Dice between the plain mask and the committee's; needed with it.
@@ -61,7 +61,7 @@ def best_guard(
     rows = np.arange(len(dice))
 
     def gained(promise: Guard, otherwise: Gains) -> Gains:
-        best = promise.best_promise(*promised)
+        best = promise.best_promise(*promised, shared)
         return np.where(best == PLAIN, otherwise, gains[rows, best])
 
     outvoted = 0.0 if committee is None else _outvoted(gains[:, committee], shared)
@@ -72,7 +72,7 @@ def best_guard(
     )
     harmless: list[tuple[float, Guard, Guard]] = []
     by_far: list[tuple[float, Guard, Guard]] = []
-    for promise in _promises(means):
+    for promise in _promises(tuple(means) or None, committee):
         gain = gained(promise, kept)
         mean = gain.mean(1)
         pays = (mean > 0) & _harm_few(gain)
@@ -85,16 +85,21 @@ def best_guard(
     enough = _NEARLY * max(gain for gain, _, _ in found)
     _, promise, otherwise = max(
         (one for one in found if one[0] >= enough),
-        key=lambda one: (one[1].caution, one[1].trusted is not None, one[0]),
+        key=lambda one: (one[1].caution, one[0]),
     )
     return replace(otherwise, gate=promise.gate, caution=promise.caution, trusted=promise.trusted)
 
 
-def _promises(means: Sequence[int]) -> Iterator[Guard]:
+def _promises(trusted: Sequence[int] | None, committee: int | None) -> Iterator[Guard]:
     """Guards by which masks may be taken for their promise, and else the plain one stays."""
-    trusted = [None, tuple(means)] if means else [None]
-    for gate, caution, places in itertools.product(_GATES, _CAUTIONS, trusted):
-        yield Guard(gate=float(gate), steady=OUT_OF_REACH, caution=float(caution), trusted=places)
+    for gate, caution in itertools.product(_GATES, _CAUTIONS):
+        yield Guard(
+            gate=float(gate),
+            steady=OUT_OF_REACH,
+            caution=float(caution),
+            trusted=trusted,
+            committee=committee,
+        )
 
 
 def _otherwise(advised: int | None, committee: int | None, outvoted: float) -> Iterator[Guard]:

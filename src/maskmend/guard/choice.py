@@ -15,6 +15,10 @@ PLAIN, STEADIED = 0, 1
 """Where these stand among the masks of a volume."""
 OUT_OF_REACH = 2.0
 """No predicted Dice is as high."""
+FITTING = 0.75
+"""Dice between the plain mask and the committee's from which an image fits the statistics that the
+segmentor was trained with. If its own ones promise most all the same, promises are deceived there,
+and none counts (docs/log.md)."""
 
 Several = Float[np.ndarray, "trial mask"]
 
@@ -39,7 +43,8 @@ class Guard:
     """And the standard errors that its gain must be, whatever the gate says. Advice changes a mask
     only where the segmentor is unsure and seldom harms, so it may need less."""
     committee: int | None = None
-    """Place of the mask that the committee puts in the place of a plain one, if there is one."""
+    """Place of the mask that the committee puts in the place of a plain one, if there is one: that
+    with the image's own statistics, whose promise counts below `FITTING` alone."""
     outvoted: float = 0.0
     """Dice between the plain mask and the committee's below which any promise of what the committee
     puts in its place is enough: a regression knows the shifts that it was fitted on, a vote needs
@@ -82,16 +87,21 @@ class Guard:
         self, dice: Several, doubt: Several, shared: Float[np.ndarray, " trial"]
     ) -> Int[np.ndarray, " trial"]:
         """What `choose` does, of several volumes."""
-        best = self.best_promise(dice, doubt)
+        best = self.best_promise(dice, doubt, shared)
         return np.where(best == PLAIN, self.otherwise(dice, doubt, shared), best)
 
-    def best_promise(self, dice: Several, doubt: Several) -> Int[np.ndarray, " trial"]:
+    def best_promise(
+        self, dice: Several, doubt: Several, shared: Float[np.ndarray, " trial"]
+    ) -> Int[np.ndarray, " trial"]:
         """The mask that is taken for its promise, of several volumes; the plain one if none is."""
         plain = dice[:, [PLAIN]]
         enough = (plain < self.gate) & (dice - plain > self.caution * doubt)
         if self.trusted is not None:
             enough &= np.isin(np.arange(dice.shape[1]), self.trusted)
-        return np.where(enough.any(1), np.where(enough, dice, -1).argmax(1), PLAIN)
+        best = np.where(enough.any(1), np.where(enough, dice, -1).argmax(1), PLAIN)
+        if self.committee is None:
+            return best
+        return np.where((best == self.committee) & (shared >= FITTING), PLAIN, best)
 
     def otherwise(
         self, dice: Several, doubt: Several, shared: Float[np.ndarray, " trial"]
