@@ -88,6 +88,18 @@ def test_the_real_shift_has_a_run_of_its_own(tmp_path):
     assert "| 1.5 T to 3 T | 0 | 9 |" in page
 
 
+def test_the_page_of_the_real_shift_alone_names_its_patients(tmp_path):
+    rows = lines().query("shift == 'gibbs'").assign(shift="3T", severity=0)
+    folder = runs(tmp_path)
+    (folder / "gan0").rename(folder / "gan_3T_0")
+    rows.to_csv(tmp_path / "shift.csv", index=False)
+    shift_table.main(tmp_path / "shift.csv", runs=folder, out=tmp_path)
+    assert (
+        "`python -m experiments.shift.table`: ACDC, 9 patients, 1 seed"
+        in (tmp_path / "shift.md").read_text()
+    )
+
+
 def test_gains_are_over_the_same_image_without_adaptation():
     rows = shift_table.beside_plain(lines())
     assert rows[rows["method"] == "none"]["gain"].abs().max() == 0
