@@ -59,7 +59,7 @@ def draw_realism(rows: pd.DataFrame, path: Path) -> None:
     """Predicted against true Dice, one dot a volume: of the plain masks and of the final ones."""
     rows = rows[rows["method"] == "ours"]
     segmentors = list(rows["segmentor"].unique())
-    figure = Figure(figsize=(8.6, 0.5 + 4.2 * len(segmentors)), layout="constrained")
+    figure = Figure(figsize=(8.6, 0.9 + 4.2 * len(segmentors)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(segmentors), 2, squeeze=False)
     kinds = {
