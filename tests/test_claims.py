@@ -1,4 +1,4 @@
-"""What README claims of the guard is what the committed tables say."""
+"""What the pages claim of the guard is what the committed tables say."""
 
 import re
 from pathlib import Path
@@ -13,6 +13,7 @@ from experiments.shift.table import HARMED, beside_plain
 from maskmend.evaluate.statistics import compare
 
 REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "docs" / "results" / "earlier.md"]
 SHIFTS = {
     "in-domain": (["none"], (0,)),
     "nine": (FAMILIES, (2,)),
@@ -24,9 +25,13 @@ SHIFTS = {
 """A word of a claim about some shifts, and which families and severities these are."""
 
 
-class Claim(NamedTuple):
-    """A row of README's tables of results."""
+_TABLE = re.compile(r"\(([\w/]*shift\w*)\.(?:md|csv)\)")
 
+
+class Claim(NamedTuple):
+    """A row of a page's tables of results."""
+
+    page: Path
     data: str
     segmentor: str
     before: str
@@ -39,13 +44,15 @@ class Claim(NamedTuple):
 
 def _claims():
     """Rows that link a table of the shift benchmark."""
-    for line in (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines():
-        cells = line.strip("| ").split(" | ")
-        if len(cells) != len(Claim._fields) or not re.search(r"shift\w*\.(md|csv)", cells[-1]):
-            continue
-        if not cells[1].startswith("the same"):
-            segmentor = "strong" if cells[1].startswith("strong") else "gan"
-        yield Claim(cells[0], segmentor, *cells[2:])
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            cells = [page, *line.strip("| ").split(" | ")]
+            if len(cells) != len(Claim._fields) or not _TABLE.search(line):
+                continue
+            claim = Claim(*cells)
+            if not claim.segmentor.startswith("the same"):
+                segmentor = "strong" if claim.segmentor.startswith("strong") else "gan"
+            yield claim._replace(segmentor=segmentor)
 
 
 CLAIMS = list(_claims())
@@ -53,8 +60,8 @@ CLAIMS = list(_claims())
 
 def _measured(claim):
     """The lines of the linked table that a claim is about."""
-    (path,) = re.findall(r"\((docs/results/[\w/]*shift\w*)\.(?:md|csv)\)", claim.row)
-    table = pd.read_csv((REPOSITORY / path).with_suffix(".csv"), keep_default_na=False)
+    (path,) = _TABLE.findall(claim.row)
+    table = pd.read_csv((claim.page.parent / path).with_suffix(".csv"), keep_default_na=False)
     (shifts,) = (shifts for word, shifts in SHIFTS.items() if word in claim.data)
     families, severities = shifts
     rows = beside_plain(table.assign(realism_before=""))
@@ -85,4 +92,6 @@ def test_a_claim_is_what_its_table_says(claim):
 
 def test_every_claim_about_the_guard_under_shift_is_looked_at():
     assert len(CLAIMS) >= 14
-    assert {claim.segmentor for claim in CLAIMS} == {"gan", "strong"}
+    assert {(claim.page, claim.segmentor) for claim in CLAIMS} == {
+        (page, segmentor) for page in PAGES for segmentor in ("gan", "strong")
+    }
