@@ -35,14 +35,15 @@ _HELD_OUT = (
 
 
 @app.default
-def main(*runs: Path, out: Path) -> None:
+def main(*runs: Path, out: Path, title: str = "Candidates on the validation patients") -> None:
     """Write the page, a part for each run.
 
     Args:
         runs: Calibrated runs.
         out: The page.
+        title: The page's title.
     """
-    parts = ["# Candidates on the validation patients", _PREFACE]
+    parts = [f"# {title}", _PREFACE]
     for run in runs:
         calibration = read_calibration(run)
         if calibration is None:

@@ -22,7 +22,8 @@ def draw_gains(rows: pd.DataFrame, path: Path) -> None:
     methods = [m for m in rows["method"].unique() if m != "none"]
     shifts = order(rows)
     figure = Figure(
-        figsize=(1.5 + 5 * len(segmentors), max(3.4, 1.2 + 0.42 * len(shifts))),
+        # So wide that "(-10.5)" fits into a cell.
+        figsize=(3 + 0.55 * len(methods) * len(segmentors), max(3.4, 1.2 + 0.42 * len(shifts))),
         layout="constrained",
     )
     FigureCanvasAgg(figure)

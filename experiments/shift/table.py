@@ -2,12 +2,13 @@
 
     python -m experiments.shift.table docs/results/shift.csv --runs runs/shift --out docs/results
 
-Gains are in points (100 x Dice by volume, the mean over structures) over no adaptation of the same
-image; intervals and tests count patients (see `maskmend.evaluate.statistics`). Harmed are volumes
-that lost more than a point.
+A run that is gone is told of as the page told before. Gains are in points (100 x Dice by volume,
+the mean over structures) over no adaptation of the same image; intervals and tests count patients
+(see `maskmend.evaluate.statistics`). Harmed are volumes that lost more than a point.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pandas as pd
 from cyclopts import App
 from scipy import stats
 
+from experiments.shift.legend import METHODS, SEGMENTORS
 from experiments.shift.pictures import draw_gains, draw_realism
 from experiments.shift.sequences import SEQUENCES
 from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, UNSEEN, label, middle, order
@@ -36,26 +38,46 @@ app = App(help=__doc__, help_format="plaintext")
 
 
 @app.default
-def main(table: Path, *, runs: Path, out: Path) -> None:
-    """Write shift.md, shift_gains.png and shift_realism.png.
+def main(
+    table: Path, *, runs: Path, out: Path, title: str = "Shifts", note: str | None = None
+) -> None:
+    """Write shift.md, shift_gains.png where there are several shifts, and shift_realism.png.
 
     Args:
         table: What `experiments.shift.run` wrote.
         runs: Folder of the runs behind it: what they were trained with stands on the page.
         out: Folder of the page.
+        title: The page's title.
+        note: What else a reader must know, in Markdown.
     """
     rows = beside_plain(pd.read_csv(table, keep_default_na=False))
     out.mkdir(parents=True, exist_ok=True)
-    parts = ["# Shifts\n\n", _preface(rows, table.name), "\n"]
-    parts += [f"- {about(runs / name)}\n" for name in _runs(rows)]
+    page = out / "shift.md"
+    parts = [f"# {title}\n\n", f"{note}\n\n" if note else "", _preface(rows, table.name), "\n"]
+    parts += [f"- {line}\n" for line in _told(_runs(rows), runs, page)]
+    parts += ["\n", _legend(rows)]
     for segmentor in rows["segmentor"].unique():
         ours = rows[rows["segmentor"] == segmentor]
-        parts += [f"\n## Segmentor: {segmentor}\n", _by_method(ours), "\n", _in_detail(ours)]
-    parts += ["\n## Finding failures\n", _failures(rows)]
-    parts += ["\n![gains](shift_gains.png)\n", "\n![predicted Dice](shift_realism.png)\n"]
-    (out / "shift.md").write_text("".join(parts), encoding="utf-8")
-    draw_gains(rows, out / "shift_gains.png")
+        parts += [f"\n## Segmentor: {segmentor}\n\n{SEGMENTORS[segmentor]}\n\n"]
+        parts += [_by_method(ours), "\n", _in_detail(ours)]
+    parts += ["\n## Finding failures\n\n", _failures(rows)]
+    if len(order(rows)) > 1:
+        draw_gains(rows, out / "shift_gains.png")
+        parts += ["\n![gains](shift_gains.png)\n"]
     draw_realism(rows, out / "shift_realism.png")
+    parts += ["\n![predicted Dice](shift_realism.png)\n"]
+    page.write_text("".join(parts), encoding="utf-8")
+
+
+def _told(names: Sequence[str], runs: Path, page: Path) -> list[str]:
+    """What stands behind each run's numbers: of one that is gone, what the page knows."""
+    before = page.read_text(encoding="utf-8") if page.is_file() else ""
+    known = dict(re.findall(r"^- ((\w+): split .*)$", before, flags=re.MULTILINE))
+    known = {name: line for line, name in known.items()}
+    return [
+        known[name] if name in known and not (runs / name).is_dir() else about(runs / name)
+        for name in names
+    ]
 
 
 def _runs(rows: pd.DataFrame) -> list[str]:
@@ -68,13 +90,14 @@ def _runs(rows: pd.DataFrame) -> list[str]:
 def about(run: Path) -> str:
     """What stands behind a run's numbers, for people."""
     config, ended = read_config(run / CONFIG), json.loads((run / RUN).read_text())
-    best = ended["best"]
+    best, grid, guard = ended["best"], config.preprocess, config.adaptation
     return (
-        f"{run.name}: split {config.data.split}, seed {config.seed}, {config.preprocess.size} x"
-        f" {config.preprocess.size} at {config.preprocess.spacing_mm} mm, validation Dice"
-        f" {best['val_dice']:.3f} at iteration {best['iteration']:.0f}; trained on"
-        f" {ended['device']}, {ended['threads']} thread{'s' if ended['threads'] > 1 else ''}, torch"
-        f" {ended['torch']}."
+        f"{run.name}: split {config.data.split}, seed {config.seed}, {grid.size} x {grid.size} at"
+        f" {grid.spacing_mm} mm, validation Dice {best['val_dice']:.3f} at iteration"
+        f" {best['iteration']:.0f} of {config.training.iterations}; guard: {guard.students}"
+        f" students of {guard.student_iterations} updates, {guard.draws} degraded copies and as"
+        f" many with artefacts; trained on {ended['device']}, {ended['threads']}"
+        f" thread{'s' if ended['threads'] > 1 else ''}, torch {ended['torch']}."
     )
 
 
@@ -106,15 +129,22 @@ def auc(score: Sequence[float], failed: Sequence[bool]) -> float:
 
 def _preface(rows: pd.DataFrame, name: str) -> str:
     patients = rows.groupby("segmentor")["patient"].nunique().max()
-    seeds = rows["seed"].nunique()
+    seeds = rows.groupby("seed")["patient"].nunique()
+    by_seed = ", ".join(f"{count} of seed {seed}" for seed, count in seeds.items())
     data = "procedural hearts" if set(rows["segmentor"]) == {"hearts"} else "ACDC"
     return (
         f"From [`{name}`]({name}) by `python -m experiments.shift.table`: {data}, {patients}"
-        f" patients, {seeds} seed{'s' if seeds > 1 else ''} of training, Dice by volume on the"
+        f" patients ({by_seed} of training), Dice by volume on the"
         " images' own grid. Gains are in points over no adaptation; intervals (95%, bootstrap) and"
         " Wilcoxon tests count patients; harmed are volumes that lost more than a point."
         " On shifts marked unseen no network and no calibration was trained.\n"
     )
+
+
+def _legend(rows: pd.DataFrame) -> str:
+    """What the methods are that have lines."""
+    used = [method for method in METHODS if method in set(rows["method"])]
+    return "".join(f"- `{method}`: {METHODS[method]}\n" for method in used)
 
 
 def _by_method(rows: pd.DataFrame) -> str:
@@ -137,13 +167,15 @@ def _by_method(rows: pd.DataFrame) -> str:
         for severity, at in rows[rows["shift"].isin(families)].groupby("severity"):
             lines += _in_all(f"{kind}, severity {severity}", at, methods)
     counts = rows[rows["method"] != "none"].groupby("method", sort=False).size()
-    volumes = ", ".join(f"{method} {count}" for method, count in counts.items())
-    note = f"\n\nVolumes in all, those of some methods fewer: {volumes}."
-    if counts.nunique() > 1:
-        note += (
-            " In brackets, how many a mean of fewer is of, and what ours gains on the same ones."
+    if counts.nunique() == 1:
+        note = f"Volumes of each method: {counts.iloc[0]}."
+    else:
+        volumes = ", ".join(f"{method} {count}" for method, count in counts.items())
+        note = (
+            f"Volumes of each method: {volumes}. In brackets: the number of volumes, where a method"
+            " has fewer, and what ours gains on those."
         )
-    return "\n".join(lines) + note + "\n"
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 def _in_all(name: str, shifted: pd.DataFrame, methods: Sequence[str]) -> list[str]:

@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.shift import legend
 from experiments.shift import table as shift_table
+from experiments.shift.methods import METHODS
 from maskmend.checkpoint import RUN
+from maskmend.errors import ConfigError
 from tests.tiny import tiny, write_run
 
 
@@ -48,7 +51,7 @@ def test_the_page_says_how_many_volumes_a_method_has(tmp_path):
     rows.to_csv(tmp_path / "shift.csv", index=False)
     shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path)
     page = (tmp_path / "shift.md").read_text()
-    assert "those of some methods fewer: ours 27, paper 3." in page
+    assert "Volumes of each method: ours 27, paper 3. In brackets" in page
     (noise,) = [one for one in page.splitlines() if one.startswith("| noise |") and "(1:" in one]
     assert noise.endswith("| **+10.0** | -5.0 (1: +10.0) |")
 
@@ -59,7 +62,10 @@ def test_the_page_names_the_data(tmp_path, segmentor, data):
     made = runs(tmp_path)
     (made / "gan0").rename(made / f"{segmentor}0")
     shift_table.main(tmp_path / "shift.csv", runs=made, out=tmp_path)
-    assert f"experiments.shift.table`: {data}, 9 patients" in (tmp_path / "shift.md").read_text()
+    assert (
+        f"experiments.shift.table`: {data}, 9 patients (9 of seed 0 of"
+        in (tmp_path / "shift.md").read_text()
+    )
 
 
 def test_a_mean_of_fewer_volumes_is_never_the_best(tmp_path):
@@ -94,8 +100,9 @@ def test_the_page_of_the_real_shift_alone_names_its_patients(tmp_path):
     (folder / "gan0").rename(folder / "gan_3T_0")
     rows.to_csv(tmp_path / "shift.csv", index=False)
     shift_table.main(tmp_path / "shift.csv", runs=folder, out=tmp_path)
+    assert not (tmp_path / "shift_gains.png").exists()  # one row says less than the table
     assert (
-        "`python -m experiments.shift.table`: ACDC, 9 patients, 1 seed"
+        "`python -m experiments.shift.table`: ACDC, 9 patients (9 of seed 0 of training)"
         in (tmp_path / "shift.md").read_text()
     )
 
@@ -113,6 +120,10 @@ def test_the_page_holds_every_figure(tmp_path):
     shift_table.main(tmp_path / "shift.csv", runs=runs(tmp_path), out=tmp_path / "out")
     page = (tmp_path / "out" / "shift.md").read_text()
     assert "- gan0: split random, seed 0, 32 x 32 at 10.0 mm, validation Dice 0.750" in page
+    assert " at iteration 500 of " in page
+    assert "# Shifts" in page
+    assert "- `paper`: the discriminator judges" in page
+    assert "- `dae`" not in page
     assert "trained on a processor, 2 threads, torch 2.13.0." in page
     assert "| noise | 2 | 9 |" in page
     (detail,) = [one for one in page.splitlines() if one.startswith("| noise | 2 ")]
@@ -142,6 +153,24 @@ def test_every_severity_has_its_totals(tmp_path):
     assert [one.split(" | ")[2:] for one in totals] == [["-5.0", "+4.0 |"], ["-5.0", "+3.0 |"]]
     unseen = [one.split(" | ")[1:5:3] for one in page if one.startswith("| unseen shifts |")]
     assert unseen == [["2", "-2.0"], ["3", "-3.0"]]
+
+
+def test_a_run_that_is_gone_is_told_of_as_before(tmp_path):
+    lines().to_csv(tmp_path / "shift.csv", index=False)
+    folder, told = runs(tmp_path), "an earlier guard"
+    for title in ("With the run", "Without"):
+        shift_table.main(tmp_path / "shift.csv", runs=folder, out=tmp_path, title=title, note=told)
+        page = (tmp_path / "shift.md").read_text()
+        assert page.startswith(f"# {title}\n\n{told}\n\n")
+        assert "- gan0: split random, seed 0" in page
+        shutil.rmtree(folder, ignore_errors=True)
+    (tmp_path / "shift.md").unlink()
+    with pytest.raises(ConfigError, match="gan0"):
+        shift_table.main(tmp_path / "shift.csv", runs=folder, out=tmp_path)
+
+
+def test_every_method_has_its_words():
+    assert list(legend.METHODS) == [name for name in METHODS if name != "none"]
 
 
 def test_auc_is_the_chance_to_rank_a_pair_rightly():
