@@ -5,7 +5,6 @@ a GPU all of them.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.floor import convolution_floor
 from benchmarks.paper_loop import paper_loop
-from maskmend.checkpoint import SPLIT
+from maskmend.checkpoint import read_split
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
@@ -56,7 +55,7 @@ class Subject:
         """The model, and the cases of each patient."""
         torch.manual_seed(0)
         cohort = find_cohort(self.data)
-        chosen = json.loads((self.run / SPLIT).read_text())["validation"][: self.patients]
+        chosen = read_split(self.run).validation[: self.patients]
         patients = [[case for case in cohort.cases if case.patient == one] for one in chosen]
         return load(self.run, self.device), patients
 

@@ -51,7 +51,7 @@ def main(
     given: dict[str, Any] = {k: yaml.safe_load(v) for k, _, v in (s.partition("=") for s in set_)}
     settings = model.settings(**given)
     cohort = find_cohort(data, model.config.data.layout)
-    chosen = read_split(run)[part][:patients]
+    chosen = getattr(read_split(run), part)[:patients]
     evaluation = before_and_after(model, cohort, chosen, out, settings=settings, console=console)
     console.print(evaluation.table())
     trained = json.loads((run / RUN).read_text())

@@ -1,5 +1,6 @@
 """A configuration that trains and adapts in a moment, and a run folder of it."""
 
+import dataclasses
 import json
 
 import torch
@@ -16,6 +17,7 @@ from maskmend.checkpoint import (
 from maskmend.config_file import config_from, to_yaml
 from maskmend.data.layouts import find_cohort
 from maskmend.data.slices import split_of
+from maskmend.data.split import Split
 
 _SECTIONS = {
     "data": {"layout": "folder"},
@@ -51,6 +53,11 @@ def write_run(folder, config, data=None):
     (folder / CONFIG).write_text(to_yaml(config))
     write_tensors(folder / WEIGHTS, network_tensors(networks))
     if data is not None:
-        split = split_of(find_cohort(data), config)
-        (folder / SPLIT).write_text(json.dumps(split.to_dict()))
+        write_split(folder, **split_of(find_cohort(data), config).to_dict())
     return folder
+
+
+def write_split(folder, **uses):
+    """The patients of a run; of uses that are not named there are none."""
+    nobody = {field.name: () for field in dataclasses.fields(Split)}
+    (folder / SPLIT).write_text(json.dumps(Split.from_dict(nobody | uses).to_dict()))

@@ -170,7 +170,7 @@ def _config(segmentor: str) -> Path:
 def cases_of(model: Model, data: Path, part: str, count: int | None = None) -> list[Case]:
     """Cases of the part's patients: a few of them evenly spread, from one that the seed decides."""
     assert model.run is not None
-    everybody = read_split(model.run)[part]
+    everybody = getattr(read_split(model.run), part)
     if count is not None and count < len(everybody):
         places = (np.arange(count) * len(everybody) / count).astype(int) + model.config.seed
         everybody = [everybody[place % len(everybody)] for place in places]

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from maskmend.build import Networks, build
 from maskmend.config import Config
 from maskmend.config_file import read_config
+from maskmend.data.split import Split
 from maskmend.errors import ConfigError, RunError
 
 CONFIG = "config.yaml"
@@ -204,15 +205,14 @@ def load_run(run: Path) -> tuple[Config, Networks]:
     return config, networks
 
 
-def read_split(run: Path) -> dict[str, list[str]]:
-    """Use -> patients of a run; raises RunError if its file is missing or damaged."""
+def read_split(run: Path) -> Split:
+    """Patients of a run by use; raises RunError if its file is missing or damaged."""
     try:
-        split: dict[str, list[str]] = json.loads((run / SPLIT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return Split.from_dict(json.loads((run / SPLIT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(
             f"{run / SPLIT}: missing or damaged; copy it from where {run} was trained"
         ) from error
-    return split
 
 
 def validation_realism(run: Path) -> float | None:

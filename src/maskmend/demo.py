@@ -51,7 +51,7 @@ def run_demo(out: Path, *, seed: int, console: Console) -> Path:
     console.print("training the segmentor and its mask discriminator on the first")
     train(config, out / "hearts" / "in-domain", out / "run", console=console)
     model = load(out / "run")
-    tested = read_split(out / "run")["test"][:TESTED]
+    tested = read_split(out / "run").test[:TESTED]
     evaluations, rows = {}, []
     for name in COHORTS:
         cohort = find_cohort(out / "hearts" / name)

@@ -1,14 +1,12 @@
 """The denoising autoencoder: its corruption, its training, and adaptation that follows it."""
 
 import contextlib
-import json
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from maskmend.checkpoint import SPLIT
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
@@ -19,7 +17,7 @@ from maskmend.predict import load
 from maskmend.priors import DenoiserPrior
 from maskmend.rivals.denoiser_training import Boxes, draw_boxes, train_denoiser
 from maskmend.rivals.follow import follow_denoiser
-from tests.tiny import tiny, write_run
+from tests.tiny import tiny, write_run, write_split
 
 
 def balls(classes=3, slices=6, size=16):
@@ -86,8 +84,7 @@ def trained(tmp_path_factory):
     write_cohort(root / "hearts", patients=3, seed=0, size=32, spacing_mm=9.5)
     (root / "run").mkdir()
     run = write_run(root / "run", tiny(training={"precision": "bf16-mixed"}))
-    split = {"train_unpaired_masks": ["heart000", "heart001", "heart002"]}
-    (run / SPLIT).write_text(json.dumps(split))
+    write_split(run, train_unpaired_masks=["heart000", "heart001", "heart002"])
     train_denoiser(run, root / "hearts", iterations=150, width=4, depth=8)
     return run, root / "hearts"
 
@@ -108,12 +105,12 @@ def test_a_trained_denoiser_sees_structures_behind_a_corruption(trained):
 def test_training_is_repeatable_also_in_bfloat16_and_needs_masks(trained, tmp_path):
     _, data = trained
     write_run(tmp_path, tiny(training={"precision": "bf16-mixed"}))
-    (tmp_path / SPLIT).write_text(json.dumps({"train_unpaired_masks": ["heart000"]}))
+    write_split(tmp_path, train_unpaired_masks=["heart000"])
     first, again = (
         train_denoiser(tmp_path, data, iterations=3, depth=16).state_dict() for _ in range(2)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
-    (tmp_path / SPLIT).write_text(json.dumps({"train_unpaired_masks": ["nobody"]}))
+    write_split(tmp_path, train_unpaired_masks=["nobody"])
     with pytest.raises(InputError, match="no mask of the training patients"):
         train_denoiser(tmp_path, data, iterations=1)
 

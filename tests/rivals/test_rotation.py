@@ -1,14 +1,13 @@
 """Rotation as auxiliary task: turning, the head, and tuning of a copy of the encoder alone."""
 
 import contextlib
-import json
 
 import pytest
 import torch
 from torch import nn
 
 from maskmend.build import build
-from maskmend.checkpoint import SPLIT, load_run, quiet_generator
+from maskmend.checkpoint import load_run, quiet_generator
 from maskmend.data.phantom import write_cohort
 from maskmend.errors import InputError, RunError
 from maskmend.predict import load
@@ -20,7 +19,7 @@ from maskmend.rivals.rotation import (
     train_rotation_head,
     turned,
 )
-from tests.tiny import tiny, write_run
+from tests.tiny import tiny, write_run, write_split
 
 
 @pytest.fixture
@@ -81,8 +80,7 @@ def test_a_head_is_trained_on_the_frozen_encoder_and_kept(tmp_path):
     run = write_run(tmp_path / "run", tiny())
     with pytest.raises(RunError, match="missing"):
         read_rotation_head(run)
-    split = {"train_annotated": ["heart000"], "train_unpaired_images": ["heart001"]}
-    (run / SPLIT).write_text(json.dumps(split))
+    write_split(run, train_annotated=["heart000"], train_unpaired_images=["heart001"])
     weights = (run / "weights.safetensors").read_bytes()
     train_rotation_head(run, tmp_path / "hearts", iterations=100, batch=16)
     assert (run / "weights.safetensors").read_bytes() == weights
@@ -90,7 +88,7 @@ def test_a_head_is_trained_on_the_frozen_encoder_and_kept(tmp_path):
     images = load(run, "cpu").prepare(tmp_path / "hearts/images/heart001_frame01.nii.gz").slices
     assert loss_of(networks.segmentor, networks.adaptor, read_rotation_head(run), images) < 1.2
 
-    (run / SPLIT).write_text(json.dumps({"train_annotated": [], "train_unpaired_images": []}))
+    write_split(run, test=["heart000"])
     with pytest.raises(InputError, match="no image of the training patients"):
         train_rotation_head(run, tmp_path / "hearts", iterations=1)
 

@@ -111,19 +111,19 @@ class _Patients(NamedTuple):
 
 def _patients(run: Path, data: Path, model: Model) -> _Patients:
     split = read_split(run)
-    check_enough(split["validation"])
+    check_enough(split.validation)
     cases = find_cohort(data, model.config.data.layout).cases
 
-    def of(use: str) -> list[Case]:
-        found = [case for case in cases if case.patient in split[use] and case.image is not None]
-        if missing := sorted(set(split[use]) - {case.patient for case in found}):
+    def of(patients: Sequence[str]) -> list[Case]:
+        found = [case for case in cases if case.patient in patients and case.image is not None]
+        if missing := sorted(set(patients) - {case.patient for case in found}):
             raise InputError(f"{data}: {missing[0]}, a patient of {run}, is missing")
         return found
 
-    annotated = of("train_annotated")
+    annotated = of(split.train_annotated)
     # A patient may be in both uses, where there are few.
-    taught = [case for case in of("train_unpaired_images") if case not in annotated]
-    return _Patients(annotated, taught, of("validation"))
+    taught = [case for case in of(split.train_unpaired_images) if case not in annotated]
+    return _Patients(annotated, taught, of(split.validation))
 
 
 def _keep(run: Path, model: Model, calibration: Calibration) -> None:

@@ -1,7 +1,7 @@
 """All slices that a training run needs, read once and kept in memory."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,7 @@ from maskmend.config import Config
 from maskmend.data.cohort import Case, Cohort
 from maskmend.data.preprocess import grid_of, image_slices, mask_slices
 from maskmend.data.split import Split, published_split, random_split
+from maskmend.data.uses import uses_of
 from maskmend.data.volume import read_image, read_mask
 from maskmend.errors import ConfigError, InputError
 
@@ -89,35 +90,26 @@ def load_training_data(
     if config.segmentor.in_channels != 1:
         channels = config.segmentor.in_channels
         raise ConfigError(f"segmentor.in_channels: {channels}, but image files have one channel")
-    annotated = _of(cohort.cases, split.train_annotated)
-    images = [*_of(cohort.cases, split.train_unpaired_images), *cohort.unlabelled]
-    masks = [*_of(cohort.cases, split.train_unpaired_masks), *cohort.unpaired_masks]
-    validation = _of(cohort.cases, split.validation)
+    uses = uses_of(cohort, split)
     # Without unannotated patients, the annotated ones serve both losses.
-    images = images or annotated
-    for name, cases in (("annotated training", annotated), ("validation", validation)):
+    images = uses.images or uses.annotated
+    for name, cases in (("annotated training", uses.annotated), ("validation", uses.validation)):
         if not cases:
             raise InputError(f"{cohort.root}: no {name} patient; add annotated patients")
     read_mask_of = partial(_mask, config=config, report=report)
     return TrainingData(
-        annotated=_pairs(annotated, config, report),
+        annotated=_pairs(uses.annotated, config, report),
         unpaired_images=torch.cat([_image(case, config, report) for case in images]),
-        unpaired_masks=torch.cat([read_mask_of(case) for case in masks]),
-        validation=_pairs(validation, config, report),
+        unpaired_masks=torch.cat([read_mask_of(case) for case in uses.masks]),
+        validation=_pairs(uses.validation, config, report),
     )
 
 
 def count_reads(cohort: Cohort, split: Split) -> int:
     """How often `load_training_data` reports."""
-    images = len(_of(cohort.cases, split.train_unpaired_images)) + len(cohort.unlabelled)
-    masks = len(_of(cohort.cases, split.train_unpaired_masks)) + len(cohort.unpaired_masks)
-    annotated = len(_of(cohort.cases, split.train_annotated))
-    return annotated + (images or annotated) + masks + len(_of(cohort.cases, split.validation))
-
-
-def _of(cases: Iterable[Case], patients: Iterable[str]) -> list[Case]:
-    wanted = set(patients)
-    return [case for case in cases if case.patient in wanted]
+    uses = uses_of(cohort, split)
+    images = uses.images or uses.annotated
+    return sum(map(len, (uses.annotated, images, uses.masks, uses.validation)))
 
 
 def _image(case: Case, config: Config, report: Report) -> Images:
@@ -136,7 +128,7 @@ def _mask(case: Case, config: Config, report: Report) -> Masks:
     return slices
 
 
-def _pairs(cases: list[Case], config: Config, report: Report) -> Pairs:
+def _pairs(cases: Sequence[Case], config: Config, report: Report) -> Pairs:
     images, masks = [], []
     for case in cases:
         assert case.image is not None

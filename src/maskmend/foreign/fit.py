@@ -18,6 +18,7 @@ from maskmend.checkpoint import (
     CHECKPOINT,
     CONFIG,
     SPLIT,
+    read_split,
     read_tensors,
     write_atomically,
     write_tensors,
@@ -100,13 +101,9 @@ def source_of(model: Path, overrides: Sequence[str], device: torch.device) -> So
 def _own_source(model: Model) -> Source:
     assert model.run is not None
     config, networks = model.config, model.networks
-    try:
-        split = json.loads((model.run / SPLIT).read_text(encoding="utf-8"))
-        training = {n for use, names in split.items() if use.startswith("train") for n in names}
-        patients = {"fitted": sorted(training), "held_out": sorted(split["validation"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        path = model.run / SPLIT
-        raise RunError(f"{path}: is missing or damaged; copy the run whole") from error
+    split = read_split(model.run)
+    training = {*split.train_annotated, *split.train_unpaired_images, *split.train_unpaired_masks}
+    patients = {"fitted": sorted(training), "held_out": sorted(split.validation)}
     network = nn.Sequential(networks.adaptor, frozen(networks.segmentor))
     return Source(
         segment=torch.no_grad()(Probabilities(network)),

@@ -89,7 +89,7 @@ def _curve(study: Study, key: Key) -> pd.DataFrame:
     model, dataset, steps = study.model(key), study.datasets[key.dataset], study.own["curve"]
     settings = model.settings(method="paper", steps=max(steps))
     settings = dataclasses.replace(settings, keep="last")
-    patients = read_split(study.run(key))["validation"][: study.patients]
+    patients = read_split(study.run(key)).validation[: study.patients]
     rows: list[dict[str, Any]] = []
     with progress_bar(study.console, f"{key.place}, steps", len(patients)) as advance:
         for patient in patients:

@@ -199,7 +199,7 @@ class Study:
         """Folder of the test patients' masks; those that are there stay."""
         settings, model = self.method(key, kind), self.model(key)
         out = self.out / "masks" / key.place / kind
-        tested = set(read_split(self.run(key))["test"])
+        tested = set(read_split(self.run(key)).test)
         cases = self.datasets[key.dataset].cohort.cases
         images = [case.image for case in cases if case.patient in tested and case.image]
         name = f"{key.place}, {kind}"
@@ -236,7 +236,7 @@ class Study:
             run = self.run(key)
             about = {
                 "split": self.config(key).data.split,
-                "patients": {use: len(names) for use, names in read_split(run).items()},
+                "patients": {use: len(names) for use, names in read_split(run).to_dict().items()},
                 "trained": json.loads((run / RUN).read_text(encoding="utf-8")),
             }
             write_atomically(kept, json.dumps(about, indent=2) + "\n")

@@ -25,6 +25,7 @@ from maskmend.checkpoint import load_run, quiet_generator, read_split, write_ten
 from maskmend.config import AugmentationConfig, Config
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, mask_slices
+from maskmend.data.uses import uses_of
 from maskmend.data.volume import read_mask
 from maskmend.denoiser import DENOISER, Denoiser
 from maskmend.devices import autocast, device_of
@@ -134,10 +135,8 @@ def draw_boxes(shape: tuple[int, ...], rng: np.random.Generator) -> Boxes:
 def _training_masks(run: Path, data: Path, config: Config, depth: int) -> list[Labels]:
     """Masks at the run's grid, every volume with as many slices."""
     cohort = find_cohort(data, config.data.layout)
-    wanted = set(read_split(run)["train_unpaired_masks"])
-    cases = [case for case in cohort.cases if case.patient in wanted]
     volumes = []
-    for case in [*cases, *cohort.unpaired_masks]:
+    for case in uses_of(cohort, read_split(run)).masks:
         assert case.mask is not None
         volume = read_mask(case.mask, labels=range(config.data.classes))
         labels = mask_slices(volume, grid_of(volume, config.preprocess), config.data.classes)

@@ -29,6 +29,7 @@ from torch.nn import functional
 from maskmend.checkpoint import load_run, quiet_generator, read_network, read_split, write_tensors
 from maskmend.data.layouts import find_cohort
 from maskmend.data.preprocess import grid_of, image_slices
+from maskmend.data.uses import uses_of
 from maskmend.data.volume import read_image
 from maskmend.devices import autocast, device_of
 from maskmend.errors import InputError
@@ -114,11 +115,9 @@ def train_rotation_head(
     """
     console = console or Console(stderr=True)
     config, networks = load_run(run)
-    split = read_split(run)
-    wanted = {*split["train_annotated"], *split["train_unpaired_images"]}
-    cohort = find_cohort(data, config.data.layout)
+    uses = uses_of(find_cohort(data, config.data.layout), read_split(run))
     stacks = []
-    for case in [*(c for c in cohort.cases if c.patient in wanted), *cohort.unlabelled]:
+    for case in sorted([*uses.annotated, *uses.images], key=lambda case: case.name):
         assert case.image is not None
         volume = read_image(case.image)
         grid = grid_of(volume, config.preprocess)
