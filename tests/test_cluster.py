@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maskmend.cluster import predict_on_ray
+from maskmend.cluster import _joined, predict_on_ray
 from maskmend.data.phantom import write_cohort
 from maskmend.errors import ConfigError
 from maskmend.files import predict_files
@@ -127,7 +127,37 @@ def test_a_patient_that_kills_every_worker_is_given_up(cluster, model, images, t
     assert len(rows) == 6
 
 
+def listed(model, paths, out, settings):
+    return [Row(path.name[:-7], "done") for path in paths]
+
+
+def test_no_worker_waits_for_room_that_is_not_there(cluster, model, images, tmp_path):
+    patients = [images[i : i + 2] for i in range(0, 8, 2)]
+    rows = list(predict_on_ray(listed, model, patients, tmp_path, model.settings(), 4))
+    assert len(rows) == 8
+
+
+def test_a_cluster_that_runs_already_is_joined():
+    """It is not to be told how many cores it has, and left as it was found."""
+    asked, left = [], []
+
+    class Running:
+        is_initialized = staticmethod(lambda: False)
+        shutdown = staticmethod(lambda: left.append(True))
+
+        @staticmethod
+        def init(num_cpus=None, **given):
+            asked.append(num_cpus)
+            if num_cpus is not None:
+                raise ValueError("When connecting to an existing cluster, num_cpus must not be")
+
+    rows = [Row("a", "done")]
+    assert list(_joined(Running, iter(rows), 2)) == rows
+    assert (asked, left) == ([2, None], [True])
+
+
 def test_without_ray_the_remedy_is_named(model, images, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'maskmend\[ray\]'"):
         predict(model, images[:1], tmp_path)
+    assert list(tmp_path.iterdir()) == []  # and what was there would be there

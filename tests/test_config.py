@@ -125,6 +125,13 @@ def test_differences_name_field_and_both_values():
     assert differences(before, after) == ["adaptation.steps: auto -> 7"]
 
 
+def test_a_structure_that_is_gone_is_a_difference():
+    before = config_from({"data": {"structures": {1: "RV", 2: "MYO"}}})
+    after = config_from({"data": {"structures": {1: "RV"}}})
+    assert differences(before, after) == ["data.structures.2: MYO -> None"]
+    assert differences(after, before) == ["data.structures.2: None -> MYO"]
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configurations_parse_and_differ_from_the_defaults(path):
     assert differences(Config(), read_config(path))

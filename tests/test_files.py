@@ -8,8 +8,12 @@ import time
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from maskmend.calibrate.run import calibrate_run
 from maskmend.data.phantom import write_cohort
+from maskmend.denoiser import DENOISER
+from maskmend.errors import ConfigError, RunError
 from maskmend.files import finished_rows, predict_files
 from maskmend.predict import load
 from maskmend.table import PREDICTIONS, Row, open_table, read_table
@@ -98,6 +102,54 @@ def test_more_images_are_added(model, images, tmp_path, counted):
     assert [row.image for row in read_table(tmp_path / PREDICTIONS)] == [row.image for row in rows]
 
 
+def test_an_image_after_another_keeps_both_rows(model, images, tmp_path, counted):
+    for image in images[::2]:  # a patient each
+        assert [row.image for row in predict(model, [image], tmp_path)] == [image.name[:-7]]
+    table = read_table(tmp_path / PREDICTIONS)
+    assert [row.image for row in table] == [path.name[:-7] for path in images[::2]]
+    counted.clear()
+    predict(model, images[::2], tmp_path)
+    assert counted == []
+
+
+def test_masks_of_two_settings_are_not_mixed(model, images, tmp_path):
+    predict(model, images, tmp_path)
+    masks, table = content(tmp_path), (tmp_path / PREDICTIONS).read_bytes()
+    with pytest.raises(ConfigError, match=r"holds masks of other images .* and 5 more\), made"):
+        predict(model, images[:2], tmp_path, steps=2)
+    assert content(tmp_path) == masks
+    assert (tmp_path / PREDICTIONS).read_bytes() == table
+    assert len(predict(model, images, tmp_path, steps=2)) == len(images)
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "said"),
+    [
+        ({"method": "guarded"}, "is not calibrated"),
+        ({"prior": "denoiser"}, "denoiser.safetensors"),
+    ],
+)
+def test_a_call_that_is_refused_leaves_what_is_finished(model, images, tmp_path, adaptation, said):
+    predict(model, images, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises((ConfigError, RunError), match=said):
+        predict(model, images, tmp_path, **adaptation)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_without_a_discriminator_says_so(images, tmp_path):
+    (tmp_path / "run").mkdir()
+    config = tiny(adversarial={"enabled": False})
+    alone = load(write_run(tmp_path / "run", config), "cpu")
+    with pytest.raises(ConfigError, match=r"without a discriminator .* --prior entropy"):
+        predict(alone, images, tmp_path)
+    assert [row.status for row in predict(alone, images[:1], tmp_path, steps=0)] != ["failed"]
+    with pytest.raises(ConfigError, match="guarded needs a discriminator"):
+        tiny(adversarial={"enabled": False}, adaptation={"method": "guarded"})
+    with pytest.raises(ConfigError, match="which the guard needs"):
+        calibrate_run(tmp_path / "run", tmp_path, console=Console(quiet=True))
+
+
 @pytest.mark.parametrize(("instance", "again"), [("patient", [2, 3]), ("slice", [3])])
 def test_a_patient_is_done_whole_where_it_is_the_instance(
     model, images, tmp_path, counted, instance, again
@@ -124,6 +176,29 @@ def test_other_settings_other_weights_and_a_younger_image_are_done_anew(
     os.utime(mask, ns=(0, images[0].stat().st_mtime_ns - 1))
     left = finished_rows(model, images, tmp_path, settings)
     assert [row.image for row in left] == [path.name[:-7] for path in images[2:]]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"preprocess": {"size": 64}}, {"adversarial": {"target": 0.5}}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_masks_depend_on_is_more_than_weights(model, changed):
+    settings = model.settings()
+    before = model.made_by(settings)
+    model.config = tiny(**changed)
+    assert model.made_by(settings) != before
+
+
+def test_masks_of_another_denoiser_are_made_anew(model, run):
+    settings, path = model.settings(prior="denoiser"), run / DENOISER
+    digests = [model.made_by(settings)["denoiser_sha256"]]
+    for content_of_it in (b"one", b"another"):
+        path.write_bytes(content_of_it)
+        digests.append(model.made_by(settings)["denoiser_sha256"])
+    path.unlink()
+    assert digests[0] is None
+    assert len(set(digests)) == 3
 
 
 def test_a_failed_image_is_tried_again_and_leaves_no_old_mask(model, images, tmp_path):

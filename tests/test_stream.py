@@ -54,6 +54,22 @@ def dark(level):
     return torch.full((2, 1, 8, 8), level)
 
 
+def test_what_goes_astray_leaves_the_plain_mask():
+    carried = Shift(0.9)
+
+    def stray(images, start, steps):
+        made = run(images, start, steps)
+        astray = steps is None and start is carried
+        return dataclasses.replace(made, message="not finite") if astray else made
+
+    made = adapt_onward(stray, dark(-1.0), Shift(), carried)
+    plain = run(dark(-1.0), Shift(), 0)
+    assert made.message == "not finite"
+    assert torch.equal(made.masks, plain.masks)
+    assert made.adaptor.by == 0
+    assert adapt_onward(run, dark(-1.0), Shift(), carried).adaptor.by > 0.5  # else it goes on
+
+
 def test_the_next_image_of_a_scanner_goes_on_where_the_last_one_ended():
     fresh = Shift()
     first = run(dark(-1.0), fresh, None)

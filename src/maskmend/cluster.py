@@ -39,8 +39,8 @@ def predict_on_ray(
         settings: How to adapt.
         workers: How many; by default one a GPU, without GPUs one a core.
 
-    Yields:
-        Rows as patients are finished.
+    Returns:
+        Rows as patients are finished; the first that is asked for starts the work.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -49,11 +49,20 @@ def predict_on_ray(
         import ray
     except ImportError as error:
         raise ConfigError("engine: ray is not installed; pip install 'maskmend[ray]'") from error
+    return _joined(ray, _hand_out(ray, predict, model, patients, out, settings, workers), workers)
+
+
+def _joined(ray: Any, rows: Iterator[Row], workers: int | None) -> Iterator[Row]:
+    """Rows that are made on a cluster, which is left again if it was not joined before."""
     started = not ray.is_initialized()
     if started:
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+        quiet = {"include_dashboard": False, "log_to_driver": False}
+        try:
+            ray.init(num_cpus=workers, **quiet)
+        except ValueError:  # a cluster that runs already is not told how many cores it has
+            ray.init(**quiet)
     try:
-        yield from _hand_out(ray, predict, model, patients, out, settings, workers)
+        yield from rows
     finally:
         if started:
             ray.shutdown()
@@ -69,8 +78,9 @@ def _hand_out(
     workers: int | None,
 ) -> Iterator[Row]:
     gpu = model.device.type == "cuda"
-    there = ray.cluster_resources()
-    count = min(len(patients), workers or int(there.get("GPU" if gpu else "CPU", 1)) or 1)
+    there = max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))
+    # A worker that no room is left for would wait for ever, and its patient with it.
+    count = min(len(patients), workers or there, there)
     threads = max(1, torch.get_num_threads() // max(1, count))
     kind = ray.remote(num_cpus=1, num_gpus=int(gpu), max_restarts=0)(_Worker)
 

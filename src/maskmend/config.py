@@ -363,6 +363,14 @@ class Config:
     adaptation: AdaptationConfig = AdaptationConfig()
 
     @model_validator(mode="after")
+    def _guard_has_a_discriminator(self) -> Config:
+        if self.adaptation.method == "guarded" and not self.adversarial.enabled:
+            raise ValueError(
+                "adaptation.method guarded needs a discriminator; set adversarial.enabled to true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
         factor = 2 ** (self.segmentor.depth - 1)
         if self.preprocess.size % factor:

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, get_args, get_type_hints, overload
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -36,6 +36,18 @@ def read_config(path: Path, overrides: Sequence[str] = (), *, kind: Any = Config
         ConfigError: The file cannot be read, a key is unknown (the nearest known one is named) or a
             value is of the wrong type or range.
     """
+    tree = read_tree(path)
+    for override in overrides:
+        set_field(tree, override)
+    return config_from(tree, source=str(path), kind=kind)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The sections and fields that a YAML file names, unchecked.
+
+    Raises:
+        ConfigError: It cannot be read, or names none.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -54,9 +66,7 @@ def read_config(path: Path, overrides: Sequence[str] = (), *, kind: Any = Config
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections with fields, got {type(tree).__name__}")
-    for override in overrides:
-        set_field(tree, override)
-    return config_from(tree, source=str(path), kind=kind)
+    return tree
 
 
 @overload
@@ -83,8 +93,10 @@ def to_yaml(config: Config | PriorConfig) -> str:
 
 def differences(before: AnyConfig, after: AnyConfig) -> list[str]:
     """Fields in which two configurations differ, as "section.field: before -> after"."""
-    left, right = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(after))
-    return [f"{k}: {left.get(k)} -> {right.get(k)}" for k in right if left.get(k) != right.get(k)]
+    left: dict[str, Any] = _flat(dataclasses.asdict(before))
+    right: dict[str, Any] = _flat(dataclasses.asdict(after))
+    both = [*right, *(key for key in left if key not in right)]  # labels come and go
+    return [f"{k}: {left.get(k)} -> {right.get(k)}" for k in both if left.get(k) != right.get(k)]
 
 
 def set_field(tree: dict[str, Any], override: str) -> None:
@@ -118,11 +130,11 @@ def _explain(error: Any, kind: Any) -> str:
 
 
 def _section(kind: Any, where: Sequence[str]) -> Any:
-    """The dataclass at a path of field names."""
-    section: Any = kind()
+    """The dataclass at a path of field names, some of which may be None by default."""
     for name in where:
-        section = getattr(section, name)
-    return section
+        hint = get_type_hints(kind)[name]
+        kind = next(one for one in get_args(hint) or (hint,) if dataclasses.is_dataclass(one))
+    return kind
 
 
 def _plain(value: Any) -> Any:

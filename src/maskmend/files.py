@@ -62,25 +62,34 @@ def predict_files(
         details: Keep what a report shows of each image (see `maskmend.details`).
 
     Returns:
-        The rows, one an image.
+        The rows, one an image; those of other images in the folder stay in the table.
 
     Raises:
         ConfigError: Two images have the same name, so that their masks would collide; or a package
-            is not installed that Ray or DICOM needs; or Ray cannot keep the order of a stream.
+            is not installed that Ray or DICOM needs; or Ray cannot keep the order of a stream; or
+            the model cannot have these settings; or the folder holds masks of other images, made
+            with other settings.
         InputError: The folder cannot be written.
+        RunError: Something that the settings need is missing in the run.
     """
     if engine == "ray" and settings.continual:
         raise ConfigError("engine: ray keeps no order, which --continual learns from; choose local")
     check_names(images)
+    model.check(settings)
+    others = _others(model, images, out, settings)
     rows = finished_rows(model, images, out, settings, details=details)
     finished = {row.image for row in rows}
     left = [path for path in images if name_of(path) not in finished]
+    from_ray: Iterable[Row] = ()
+    if engine == "ray":
+        one = partial(_predict_one, details=details)
+        from_ray = predict_on_ray(one, model, _by_patient(left), out, settings, workers)
     # First, so that the masks of a call that is stopped have theirs.
     try:
         write_atomically(out / SETTINGS, json.dumps(model.made_by(settings), indent=2))
     except RunError as error:
         raise InputError(str(error)) from error
-    with open_table(out / PREDICTIONS, rows) as write:
+    with open_table(out / PREDICTIONS, [*others, *rows]) as write:
         for row in rows:
             report(row)
 
@@ -94,12 +103,9 @@ def predict_files(
             report(row)
             rows.append(row)
 
-        if engine == "ray":
-            patients = _by_patient(left)
-            one = partial(_predict_one, details=details)
-            for row in predict_on_ray(one, model, patients, out, settings, workers):
-                record(row)
-        else:
+        for row in from_ray:
+            record(row)
+        if engine == "local":
             _predict(model, _by_patient(left), out, settings, record, details)
     return rows
 
@@ -118,14 +124,7 @@ def finished_rows(
     same settings, and with details if these are wanted. Where the instance is a patient, all images
     of the patient must be finished.
     """
-    try:
-        made_by = dict(json.loads((out / SETTINGS).read_text(encoding="utf-8")))
-        # A setting that an earlier version did not know was then as it is by default.
-        unsaid = dataclasses.asdict(AdaptationConfig())
-        made_by["adaptation"] = {**unsaid, **made_by["adaptation"]}
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
-    if json.loads(json.dumps(made_by)) != json.loads(json.dumps(model.made_by(settings))):
+    if not _made_alike(model, out, settings):
         return []
     rows = {row.image: row for row in read_table(out / PREDICTIONS) if row.status != "failed"}
 
@@ -139,6 +138,38 @@ def finished_rows(
 
     units = _by_patient(images) if settings.instance == "patient" else [[path] for path in images]
     return [rows[name_of(path)] for unit in units if all(map(finished, unit)) for path in unit]
+
+
+def _made_alike(model: Predictor, out: Path, settings: AdaptationConfig) -> bool:
+    """Whether what a folder holds was made by the same weights with the same settings."""
+    try:
+        made_by = dict(json.loads((out / SETTINGS).read_text(encoding="utf-8")))
+        # A setting that an earlier version did not know was then as it is by default.
+        unsaid = dataclasses.asdict(AdaptationConfig())
+        made_by["adaptation"] = {**unsaid, **made_by["adaptation"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return bool(made_by == json.loads(json.dumps(model.made_by(settings))))
+
+
+def _others(
+    model: Predictor, images: Sequence[Path], out: Path, settings: AdaptationConfig
+) -> list[Row]:
+    """Rows of images in the folder that the call does not name.
+
+    Raises:
+        ConfigError: Their masks were made otherwise, and nobody could tell them from the new ones.
+    """
+    named = {name_of(path) for path in images}
+    others = [row for row in read_table(out / PREDICTIONS) if row.image not in named]
+    kept = [row for row in others if mask_file(out, row.image).is_file()]
+    if kept and not _made_alike(model, out, settings):
+        more = f" and {len(kept) - 1} more" if kept[1:] else ""
+        raise ConfigError(
+            f"{out}: holds masks of other images ({kept[0].image}{more}), made with other settings"
+            " or weights; choose another --out, or name these images as well"
+        )
+    return others
 
 
 def _predict(

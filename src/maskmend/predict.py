@@ -17,7 +17,7 @@ from maskmend.config_file import config_from
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
-from maskmend.denoiser import read_denoiser
+from maskmend.denoiser import DENOISER, read_denoiser
 from maskmend.devices import autocast, device_of, weights_dtype
 from maskmend.errors import ConfigError, RunError
 from maskmend.frozen import frozen
@@ -91,8 +91,30 @@ class Model:
             ConfigError: There is no such field, or its value is wrong.
         """
         given = {name: value for name, value in adaptation.items() if value is not None}
+        if not self.config.adversarial.enabled and given.get("steps") == 0:
+            given.setdefault("prior", "entropy")  # which is reported, and changes nothing
         chosen = dataclasses.asdict(self.config.adaptation) | given
         return config_from({"adaptation": chosen}, source="settings").adaptation
+
+    def check(self, settings: AdaptationConfig) -> None:
+        """Make sure that the run has what the settings ask for.
+
+        Raises:
+            ConfigError: It was trained without a discriminator, which is to judge; or the method is
+                guarded, and it has no calibration, or one of other masks.
+            RunError: The prior is a denoiser, and it has none.
+        """
+        judge = "discriminator" if settings.method == "guarded" else settings.prior
+        if judge == "discriminator" and not self.config.adversarial.enabled and settings.steps != 0:
+            raise ConfigError(
+                f"prior: {self.run or 'the run'} was trained without a discriminator"
+                " (adversarial.enabled: false); choose --steps 0, --prior entropy, or --prior the"
+                " folder of maskmend fit-prior"
+            )
+        if settings.method == "guarded" and settings.steps != 0:
+            self._calibrated(settings)
+        elif settings.prior == "denoiser":
+            self._denoiser()
 
     @property
     def structures(self) -> Mapping[int, str]:
@@ -105,6 +127,10 @@ class Model:
         return {
             "weights_sha256": self.digest,
             "structures": {str(label): name for label, name in self.structures.items()},
+            "preprocess": dataclasses.asdict(self.config.preprocess),
+            "target": self.config.adversarial.target,
+            "enough": self.enough,
+            "denoiser_sha256": self._denoiser_digest(settings),
             "adaptation": dataclasses.asdict(settings),
             "calibration": calibration and calibration.to_dict(),
         }
@@ -149,10 +175,10 @@ class Model:
             Number of a patient, from 0, and what adaptation made of its instances, for `finish`.
 
         Raises:
-            ConfigError: The method is guarded, and the run has no calibration, or one of other
-                masks.
-            RunError: The prior is a denoiser, and the run has none.
+            ConfigError: As `check`.
+            RunError: As `check`.
         """
+        self.check(settings)
         if settings.method == "guarded" and settings.steps != 0:
             yield from self._mend_patients(patients, settings)
             return
@@ -189,6 +215,17 @@ class Model:
     def _mend_patients(
         self, patients: Iterable[Sequence[Prepared]], settings: AdaptationConfig
     ) -> Iterator[tuple[int, list[Adapted]]]:
+        mender, calibration = self._calibrated(settings)
+        carried = None
+        for number, prepared in enumerate(patients):
+            made = []
+            for one in prepared:
+                images = one.slices.to(self.device)
+                made.append(mender.mend(images, calibration, carried))
+                carried = (made[-1].adaptor or carried) if settings.continual else None
+            yield number, made
+
+    def _calibrated(self, settings: AdaptationConfig) -> tuple[Mender, Calibration]:
         if self.calibration is None:
             raise ConfigError(
                 f"method: {self.run or 'the run'} is not calibrated; maskmend calibrate it, or"
@@ -200,14 +237,7 @@ class Model:
                 f"method: {self.run or 'the run'} was calibrated with other masks than this version"
                 " makes; maskmend calibrate it again, or choose --method paper"
             )
-        carried = None
-        for number, prepared in enumerate(patients):
-            made = []
-            for one in prepared:
-                images = one.slices.to(self.device)
-                made.append(mender.mend(images, self.calibration, carried))
-                carried = (made[-1].adaptor or carried) if settings.continual else None
-            yield number, made
+        return mender, self.calibration
 
     def _adapt_onward(
         self, patients: Iterable[Sequence[Prepared]], settings: AdaptationConfig
@@ -260,18 +290,26 @@ class Model:
 
     def follow(self, images: Tensor, settings: AdaptationConfig) -> Adapted:
         """`follow_denoiser` with the run's networks, on the slices of one volume."""
-        if self._denoiser_prior is None:
-            if self.run is None:
-                raise RunError("the model comes from no run folder, which would hold a denoiser")
-            self._denoiser_prior = DenoiserPrior(read_denoiser(self.run).to(self.device))
         return follow_denoiser(
             self._folded(self._dtype(settings))[0],
             self.networks.adaptor,
-            self._denoiser_prior,
+            self._denoiser(),
             images,
             steps=settings.most_steps,
             autocast=lambda: autocast(settings.precision, self.device),
         )
+
+    def _denoiser(self) -> DenoiserPrior:
+        if self._denoiser_prior is None:
+            if self.run is None:
+                raise RunError("the model comes from no run folder, which would hold a denoiser")
+            self._denoiser_prior = DenoiserPrior(read_denoiser(self.run).to(self.device))
+        return self._denoiser_prior
+
+    def _denoiser_digest(self, settings: AdaptationConfig) -> str | None:
+        if settings.prior != "denoiser" or self.run is None or not (self.run / DENOISER).is_file():
+            return None
+        return digest_of(self.run / DENOISER)
 
     def mender(self, quantiles: Tensor, realistic: float, settings: AdaptationConfig) -> Mender:
         """The ways in which this run can segment a volume.

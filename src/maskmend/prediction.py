@@ -116,6 +116,9 @@ class Predictor(Protocol):
     def structures(self) -> Mapping[int, str]:
         """Name of each label but the background's."""
 
+    def check(self, settings: AdaptationConfig) -> None:
+        """Raises ConfigError or RunError if no mask can be made so, before any is."""
+
     def made_by(self, settings: AdaptationConfig) -> dict[str, Any]:
         """What masks depend on, but for the images; for JSON."""
 

@@ -42,16 +42,27 @@ def open_table(path: Path, rows: Sequence[Row] = ()) -> Iterator[Callable[[Row],
     """
     start = io.StringIO(newline="")
     csv.writer(start).writerows([_COLUMNS, *map(astuple, rows)])
-    try:
+    with _writing(path):
         write_atomically(path, start.getvalue())
-        with path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
+        file = path.open("a", encoding="utf-8", newline="")
+    writer = csv.writer(file)
 
-            def write(row: Row) -> None:
-                writer.writerow(astuple(row))
-                file.flush()
+    def write(row: Row) -> None:
+        with _writing(path):
+            writer.writerow(astuple(row))
+            file.flush()
 
-            yield write
+    try:
+        yield write
+    finally:
+        with _writing(path):
+            file.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except RunError as error:
         raise InputError(str(error)) from error
     except OSError as error:

@@ -136,6 +136,21 @@ def test_maskmend_yaml_has_the_last_word(folder):
     assert (read.images.preprocess.size, read.images.intensities) == (64, None)
 
 
+def test_what_maskmend_yaml_does_not_say_is_as_the_bundle_says(folder):
+    assert bundle.read(folder).network.flips  # the bundle's RA
+    (folder / "maskmend.yaml").write_text("axes: LP\nintensities: null\n")
+    read = bundle.read(folder)
+    assert not hasattr(read.network, "flips")
+    assert read.images.intensities is None
+    assert read.images.preprocess.size == 32
+
+
+def test_a_misspelt_key_of_maskmend_yaml_is_named(folder):
+    (folder / "maskmend.yaml").write_text("preprocess: {sizes: 64}\n")
+    with pytest.raises(ConfigError, match=r"unknown key preprocess.sizes; did you mean .*\.size\?"):
+        bundle.read(folder)
+
+
 def test_a_script_instead_of_weights(folder, images, prior, tmp_path):
     predict(folder, images, tmp_path / "weights", "--steps", 0)
     (folder / "models" / "model.pt").unlink()

@@ -1,5 +1,6 @@
 """TorchScript and torch.export files: the same masks as the network's own, and what is refused."""
 
+import dataclasses
 import json
 import pickle
 import warnings
@@ -154,6 +155,15 @@ def test_a_call_is_continued_unless_the_prior_is_another_one(images, prior, tmp_
     assert "done already" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("said", ["axes: RA", "activation: sigmoid", "preprocess: {size: 64}"])
+def test_a_description_that_was_mended_makes_other_masks(said, prior, tmp_path):
+    model = save(network(), tmp_path / "model.ts")
+    before = bring(model, prior, "cpu").model.digest
+    assert bring(model, prior, "cpu").model.digest == before
+    model.with_suffix(".yaml").write_text(said)
+    assert bring(model, prior, "cpu").model.digest != before
+
+
 def test_automatic_steps_leave_realistic_masks_alone(images, tmp_path):
     model = save(network(), tmp_path / "model.ts")
     for enough, alone in ((-100.0, True), (100.0, False)):
@@ -175,6 +185,19 @@ def test_a_stream_goes_on_from_the_image_before(images, prior, tmp_path):
     assert torch.equal(stream[0][0].masks, alone[0][0].masks)
     assert stream[1][0].losses[0] < alone[1][0].losses[0]
     assert torch.equal(stream[1][0].plain, alone[1][0].plain)
+
+
+def test_in_a_stream_exact_masks_are_those_of_what_was_carried(images, prior, tmp_path):
+    """Also where the second image needs no step of its own, since the first one's were enough."""
+    guest = bring(save(network(), tmp_path / "model.ts"), prior, "cpu")
+    guest.model = dataclasses.replace(guest.model, exact=guest.model.network)
+    settings = guest.settings(steps=3, learning_rate=0.5, continual=True, keep="best")
+    twice = [[guest.prepare(images[0])] for _ in range(2)]
+    for _, (made,) in guest.adapt_patients(twice, settings):
+        shown = made.plain_shown if made.shown is None else made.shown
+        assert torch.equal(made.masks, guest.model.exact(shown))
+    assert made.steps == 0
+    assert not torch.equal(made.masks, made.plain)
 
 
 # --------------------------------------------------------------------------------- bad input

@@ -21,7 +21,7 @@ from maskmend.calibrate.validation import Example, examples
 from maskmend.checkpoint import CALIBRATION, digest_of, read_split, write_atomically
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
-from maskmend.errors import InputError
+from maskmend.errors import ConfigError, InputError
 from maskmend.guard import student
 from maskmend.guard.calibration import Calibration
 from maskmend.guard.corrections import quantiles
@@ -54,11 +54,17 @@ def calibrate_run(
         console: Where progress is shown.
 
     Raises:
+        ConfigError: The run was trained without a discriminator.
         InputError: A patient of the run is not in the data, a file cannot be used, or there are
             fewer than two validation patients.
         RunError: The folder is no run, or not whole.
     """
     model = load(run, device)
+    if not model.config.adversarial.enabled:
+        raise ConfigError(
+            f"{run}: was trained without a discriminator (adversarial.enabled: false), which the"
+            " guard needs; train another"
+        )
     patients = _patients(run, data, model)
     model.students = taught_before(run, model)
     settings = model.config.adaptation

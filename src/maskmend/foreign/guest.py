@@ -82,6 +82,15 @@ class Guest:
         if self.prior is None and given.get("steps") == 0:
             given.setdefault("prior", "entropy")  # which is reported, and changes nothing
         settings = config_from({"adaptation": given}, source="settings").adaptation
+        self.check(settings)
+        return settings
+
+    def check(self, settings: AdaptationConfig) -> None:
+        """Make sure that the model can have these settings.
+
+        Raises:
+            ConfigError: The method is guarded, or there is no such prior.
+        """
         if settings.method == "guarded":
             raise ConfigError(
                 f"method: {self.model.path} was not trained here and is not calibrated; choose"
@@ -92,7 +101,6 @@ class Guest:
                 f"prior: {self.model.path} comes without a {settings.prior}; give --prior the"
                 " folder of maskmend fit-prior, --prior entropy, or --steps 0"
             )
-        return settings
 
     @property
     def structures(self) -> Mapping[int, str]:
@@ -197,9 +205,8 @@ class Guest:
         if exact is None:
             return adapted
         plain = masks = exact(images)
-        if adapted.steps and adapted.adaptor is not None:
-            with torch.no_grad():
-                masks = exact(adapted.adaptor(images))
+        if adapted.shown is not None:  # also by what was carried, without a step of its own
+            masks = exact(adapted.shown)
         return dataclasses.replace(adapted, plain=plain, masks=masks)
 
 

@@ -1,5 +1,8 @@
 """A network from a file that holds nothing else, with what is said of it beside the file."""
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskmend.config import ModelConfig, PriorConfig
-from maskmend.config_file import config_from, read_config
+from maskmend.config_file import config_from, read_tree
 from maskmend.errors import ConfigError
 from maskmend.models.brought import BroughtModel
 from maskmend.models.sliced import SlicedImages
@@ -25,13 +28,8 @@ def description(beside: Path, found: Mapping[str, Any]) -> ModelConfig:
     Raises:
         ConfigError: The YAML file is wrong.
     """
-    told = config_from(found, source=str(beside), kind=ModelConfig)
-    if not beside.is_file():
-        return told
-    override = read_config(beside, kind=ModelConfig)
-    default = ModelConfig()
-    changed = {k: v for k, v in vars(override).items() if v != getattr(default, k)}
-    return config_from({**vars(told), **changed}, source=str(beside), kind=ModelConfig)
+    said = read_tree(beside) if beside.is_file() else {}
+    return config_from({**found, **said}, source=str(beside), kind=ModelConfig)
 
 
 def described(
@@ -61,6 +59,8 @@ def described(
         missing = "preprocess" if preprocess is None else "structures"
         raise ConfigError(f"{path}: nothing says its {missing}; write {beside}, or give --prior")
     steps = config.intensities
+    prepared = dataclasses.replace(config, preprocess=preprocess, structures=structures)
+    told = json.dumps(dataclasses.asdict(prepared), sort_keys=True)
     try:
         images = SlicedImages(
             preprocess=preprocess,
@@ -70,7 +70,7 @@ def described(
         raise ConfigError(f"{path}: {error}") from error
     return BroughtModel(
         path=path,
-        digest=digest,
+        digest=hashlib.sha256(f"{digest} {told}".encode()).hexdigest(),
         network=network if config.axes == "LP" else Turned(network, config.axes),
         channels=config.channels,
         structures=structures,
