@@ -16,8 +16,9 @@ import yaml
 from cyclopts import App, Parameter
 from rich.console import Console
 
+from maskmend.atomic import write_atomically
 from maskmend.before_after import SCORES, before_and_after, examples
-from maskmend.checkpoint import RUN, read_split, write_atomically
+from maskmend.checkpoint import RUN, read_split
 from maskmend.data.layouts import find_cohort
 from maskmend.environment import environment
 from maskmend.evaluate.figures import contact_sheet

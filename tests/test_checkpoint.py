@@ -1,5 +1,3 @@
-import json
-import os
 import pickle
 from pathlib import Path
 
@@ -8,9 +6,9 @@ import torch
 from torch import nn
 
 from maskmend import checkpoint
+from maskmend.atomic import write_atomically
 from maskmend.build import build
 from maskmend.checkpoint import (
-    count_parameters,
     load_networks,
     load_optimizer,
     load_run,
@@ -18,7 +16,6 @@ from maskmend.checkpoint import (
     optimizer_tensors,
     quiet_generator,
     read_tensors,
-    write_atomically,
     write_tensors,
 )
 from maskmend.config_file import config_from, to_yaml
@@ -188,35 +185,6 @@ def test_the_next_step_after_a_round_trip_is_bit_equal(tmp_path):
     assert not torch.equal(forgetful["0.weight"], model.state_dict()["0.weight"])
 
 
-@pytest.mark.parametrize("broken", ["replace", "fsync"])
-def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch, broken):
-    path = tmp_path / "run.json"
-    write_atomically(path, "old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(*((Path, "replace") if broken == "replace" else (os, "fsync")), fail)
-    message = error_of(write_atomically, path, "new")
-    assert str(path) in message
-    assert "No space left" in message
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_a_write_replaces_whole_and_makes_folders(tmp_path):
-    path = tmp_path / "a" / "b.json"
-    write_atomically(path, json.dumps(list(range(1000))))
-    write_atomically(path, b"[]")
-    assert path.read_bytes() == b"[]"
-    assert [p.name for p in path.parent.iterdir()] == ["b.json"]
-
-
-def test_an_unwritable_folder_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert str(tmp_path / "file" / "x") in error_of(write_atomically, tmp_path / "file" / "x", "")
-
-
 def test_quiet_generator_repeats_and_gives_back_even_after_an_error():
     before = torch.get_rng_state()
     draws = []
@@ -226,9 +194,3 @@ def test_quiet_generator_repeats_and_gives_back_even_after_an_error():
             raise KeyError
     assert torch.equal(*draws)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_parameters_are_counted_without_frozen_ones():
-    model = nn.Linear(3, 4)
-    model.bias.requires_grad_(False)
-    assert count_parameters(model) == 12

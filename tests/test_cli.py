@@ -19,15 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
-from maskmend.checkpoint import (
-    CHECKPOINT,
-    CONFIG,
-    RUN,
-    SPLIT,
-    WEIGHTS,
-    read_tensors,
-    write_tensors,
-)
+from maskmend.checkpoint import CHECKPOINT, CONFIG, RUN, SPLIT, WEIGHTS, read_tensors, write_tensors
 from maskmend.cli import app, main
 from maskmend.config import Config
 from maskmend.config_file import config_from, read_config, to_yaml

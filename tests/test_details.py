@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from maskmend import details as details_module
 from maskmend.data.phantom import write_cohort
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.details import DETAILS, details_of, read_details
@@ -164,3 +165,12 @@ def test_slices_of_another_kind_are_shown_on_the_images_own_grid(model, images):
         details.mask, predictions[0].labels
     )]  # fmt: skip
     assert counts[0] == pytest.approx(counts[1], rel=0.15, abs=20)
+
+
+def test_a_huge_image_is_shown_coarser(model, images, monkeypatch):
+    monkeypatch.setattr(details_module, "_LARGEST", 16)
+    prepared = [model.prepare(images[0])]
+    ((_, adapted),) = model.adapt_patients([prepared], model.settings())
+    foreign = [SimpleNamespace(slices=prepared[0].slices, volume=prepared[0].volume)]
+    (made,) = details_of(foreign, adapted, finish(prepared, adapted))
+    assert made.image.shape[1:] == made.mask.shape[1:] == (16, 16)

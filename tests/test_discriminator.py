@@ -11,6 +11,7 @@ from maskmend.build import build
 from maskmend.config import DiscriminatorConfig
 from maskmend.config_file import config_from
 from maskmend.discriminator import MaskDiscriminator
+from maskmend.errors import ConfigError
 from maskmend.priors import DiscriminatorPrior
 
 STRIDES = DiscriminatorConfig().strides
@@ -147,7 +148,7 @@ def test_activations():
 
 @pytest.mark.parametrize("size", [4, 8, 12])
 def test_masks_too_small(size):
-    with pytest.raises(ValueError, match=f"masks of {size} pixels are too small for 5"):
+    with pytest.raises(ConfigError, match=f"masks of {size} pixels are too small for 5"):
         discriminator(size=size)
 
 

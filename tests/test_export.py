@@ -13,6 +13,7 @@ from maskmend.bundled import MendingInferer
 from maskmend.cli import main
 from maskmend.data.phantom import write_cohort
 from maskmend.data.volume import read_image, read_mask
+from maskmend.denoiser import DENOISER
 from maskmend.errors import ConfigError, RunError
 from maskmend.export import export_bundle
 from maskmend.files import predict_files
@@ -34,7 +35,9 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run"), TINY)
+    folder = write_run(tmp_path_factory.mktemp("run"), TINY)
+    (folder / DENOISER).write_bytes(b"is copied, and not asked here")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,7 @@ def test_a_bundle_holds_what_masks_depend_on_and_how_it_is_run(run, bundle):
     assert (bundle / "models" / "weights.safetensors").read_bytes() == (
         run / "weights.safetensors"
     ).read_bytes()
+    assert (bundle / "models" / DENOISER).read_bytes() == (run / DENOISER).read_bytes()
     assert "python -m monai.bundle run" in (bundle / "docs" / "README.md").read_text()
     assert "Apache License" in (bundle / "LICENSE").read_text()
 

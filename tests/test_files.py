@@ -201,6 +201,22 @@ def test_masks_of_another_denoiser_are_made_anew(model, run):
     assert len(set(digests)) == 3
 
 
+def test_an_image_that_memory_does_not_hold_leaves_the_others(model, images, tmp_path, monkeypatch):
+    prepare = model.prepare
+
+    def limited(path):
+        if path == images[0]:
+            raise MemoryError
+        return prepare(path)
+
+    monkeypatch.setattr(model, "prepare", limited)
+    rows = {row.image: row for row in predict(model, images, tmp_path)}
+    first = rows.pop(images[0].name[:-7])
+    assert first.status == "failed"
+    assert first.message == f"{images[0]}: does not fit into memory; crop it or use another machine"
+    assert "failed" not in {row.status for row in rows.values()}
+
+
 def test_a_failed_image_is_tried_again_and_leaves_no_old_mask(model, images, tmp_path):
     bad = tmp_path / "in" / images[0].name
     bad.parent.mkdir()

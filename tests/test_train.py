@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+from maskmend.atomic import write_atomically
 from maskmend.checkpoint import (
     CHECKPOINT,
     CONFIG,
@@ -29,7 +31,6 @@ from maskmend.checkpoint import (
     load_run,
     network_tensors,
     read_tensors,
-    write_atomically,
 )
 from maskmend.config_file import read_config, to_yaml
 from maskmend.data.phantom import write_cohort
@@ -347,6 +348,18 @@ def test_an_accelerator_that_is_not_there(hearts, tmp_path, monkeypatch):
     message = error_of(ConfigError, train, config(), hearts, tmp_path / "run", accelerator="cuda")
     assert message == "accelerator: cuda is not available on this machine; choose auto or cpu"
     assert not (tmp_path / "run").exists()
+
+
+def test_more_devices_than_there_are(hearts, tmp_path, monkeypatch):
+    def refuse(**_):
+        raise MisconfigurationException(
+            "You requested gpu: [0, 1]\n But your machine only has: [0]"
+        )
+
+    monkeypatch.setattr(sys.modules["maskmend.train"], "Fabric", refuse)
+    message = error_of(ConfigError, train, config(), hearts, tmp_path, devices=2)
+    assert "auto with 2 devices is not available on this machine" in message
+    assert "fewer --devices" in message
 
 
 # ------------------------------------------------------------------ in words

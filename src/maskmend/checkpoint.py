@@ -18,8 +18,6 @@ whole files.
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from maskmend.atomic import write_atomically
 from maskmend.build import Networks, build
 from maskmend.config import Config
 from maskmend.config_file import read_config
@@ -44,40 +43,6 @@ CALIBRATION = "calibration.json"
 RUN = "run.json"
 
 _Part = TypeVar("_Part", bound=nn.Module)
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a kill, sees the old content or the new one, whole.
-
-    Raises:
-        RunError: The disk is full or the folder cannot be written.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    # Not by tempfile, whose files nobody but their owner may read, whatever the umask.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say in one line, as a RunError, why a file or folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose another"
-            " folder"
-        ) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
@@ -243,8 +208,3 @@ def quiet_generator(seed: int = 0) -> Iterator[None]:
 
 def _shape(shape: torch.Size | None) -> str:
     return "absent" if shape is None else f"of shape {tuple(shape)}"
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

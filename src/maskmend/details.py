@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
-from maskmend.checkpoint import write_atomically
+from maskmend.atomic import write_atomically
 from maskmend.config import PreprocessConfig
 from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, mask_slices
 from maskmend.data.volume import Volume, write_mask
@@ -32,6 +32,8 @@ from maskmend.prediction import Prediction, Prepared, Shown, by_length
 DETAILS = "details"
 """Name of the folder in that of the masks."""
 
+_LARGEST = 1024
+"""Pixels along a side of a picture."""
 _SHOWN_PERCENTILES = 0.5, 99.5
 """Intensities that are black and white."""
 
@@ -207,13 +209,13 @@ def _steps(change: np.ndarray) -> tuple[np.ndarray, float]:
 def _on_own_grid(
     prediction: Prediction, classes: int
 ) -> tuple[SliceGrid, np.ndarray, list[np.ndarray]]:
-    """Image and both masks on slices that show the whole image, as fine as its pixels."""
+    """Image and both masks on slices that show the whole image, as fine as its pixels if it can."""
     volume = prediction.volume
     found = grid_of(volume, PreprocessConfig())
     sides_mm = [n * mm for n, mm in zip(found.shape[1:], found.pixel_mm, strict=True)]
     spacing_mm = min(found.pixel_mm)
-    size = math.ceil(max(sides_mm) / spacing_mm)
-    config = PreprocessConfig(size=size, spacing_mm=spacing_mm)
+    size = min(_LARGEST, math.ceil(max(sides_mm) / spacing_mm))
+    config = PreprocessConfig(size=size, spacing_mm=max(spacing_mm, max(sides_mm) / size))
     grid = grid_of(volume, config)
     masks = [
         mask_slices(dataclasses.replace(volume, voxels=labels), grid, classes).numpy()

@@ -74,7 +74,11 @@ class MaskDiscriminator(nn.Module):
             ]
             channels, side = width, (side - 2) // stride + 1
         if side < 1:
-            raise ValueError(f"masks of {size} pixels are too small for {len(widths)} convolutions")
+            raise ConfigError(
+                f"preprocess.size: masks of {size} pixels are too small for {len(widths)}"
+                " convolutions of the discriminator; choose a larger one, or fewer"
+                " discriminator.widths"
+            )
         self.encoder = nn.Sequential(*layers)
         self.head = _normalise(nn.Linear(channels * side * side, 1), normalised == "all")
 

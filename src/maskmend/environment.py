@@ -23,9 +23,15 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """Commit of the source tree, if the package runs from one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    here = Path(__file__)
+
+    def git(*command: str) -> str:
+        whole = ["git", "-C", str(here.parent), *command]
+        return subprocess.run(whole, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        git("ls-files", "--error-unmatch", here.name)  # and not that of somebody else's around it
+        return git("describe", "--always", "--dirty")
     except (OSError, subprocess.CalledProcessError):
         return None
 

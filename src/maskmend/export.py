@@ -17,20 +17,14 @@ from typing import Any
 
 import torch
 
-from maskmend.checkpoint import (
-    CALIBRATION,
-    CONFIG,
-    RUN,
-    WEIGHTS,
-    load_run,
-    write_atomically,
-    writing,
-)
+from maskmend.atomic import write_atomically, writing
+from maskmend.checkpoint import CALIBRATION, CONFIG, RUN, WEIGHTS, load_run
 from maskmend.config import Config
+from maskmend.denoiser import DENOISER
 from maskmend.errors import ConfigError
 from maskmend.guard.student import STUDENTS
 
-_KEPT = (CONFIG, WEIGHTS, RUN, CALIBRATION, STUDENTS)
+_KEPT = (CONFIG, WEIGHTS, RUN, CALIBRATION, STUDENTS, DENOISER)
 """Files of a run that masks depend on."""
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from maskmend.checkpoint import write_atomically
+from maskmend.atomic import write_atomically
 from maskmend.cluster import predict_on_ray
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import patient_of
@@ -252,6 +252,9 @@ def _read(model: Predictor, paths: Sequence[Path]) -> tuple[list[Shown], list[Ro
             prepared.append(model.prepare(path))
         except InputError as error:
             failed.append(Row(name_of(path), "failed", message=str(error)))
+        except MemoryError:
+            message = f"{shown(path)}: does not fit into memory; crop it or use another machine"
+            failed.append(Row(name_of(path), "failed", message=message))
     return prepared, failed
 
 

@@ -4,7 +4,8 @@ Axes: slice, channel or class, height, width; or patch, channel or class, depth,
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from maskmend.config import AdaptationConfig
 from maskmend.devices import autocast
 from maskmend.instance import Adapted, Images, Instance, Masks
 from maskmend.priors import Prior
+
+_Made = TypeVar("_Made")
 
 
 class Passes:
@@ -65,25 +68,29 @@ class Passes:
             torch.OutOfMemoryError: A pass of a single slice does not fit, or one of all slices
                 where batch norm has the instance's own statistics.
         """
-        images = [one.images for one in instances] if images is None else images
+        seen = [one.images for one in instances] if images is None else images
+        return self._with_less(lambda: self._pass_in_chunks(instances, seen, learn))
+
+    def result(self, one: Instance) -> Adapted:
+        """What is left of an instance that is finished; raises torch.OutOfMemoryError as `run`."""
+        return self._with_less(lambda: self._result(one))
+
+    def _with_less(self, work: Callable[[], _Made]) -> _Made:
+        """Work that is tried again with half the slices in a pass where memory runs out."""
         while True:
             try:
-                return self._pass_in_chunks(instances, images, learn)
+                return work()
             except torch.OutOfMemoryError:
                 if self.slices == 1 or self.config.batch_norm == "train":
                     raise
                 self.slices = self.slices // 2
 
-    def result(self, one: Instance) -> Adapted:
-        """What is left of an instance that is finished."""
+    def _result(self, one: Instance) -> Adapted:
         if self.exact is not None:
             one.plain = one.kept = self._exactly(self.exact, one.start, one.images)
             if one.kept_step:
                 one.kept = self._exactly(self.exact, one.kept_adaptor, one.images)
-        with torch.no_grad(), autocast(self.config.precision, one.images.device):
-            plain_scores, scores = (
-                self.prior.realism(masks, one.images) for masks in (one.plain, one.kept)
-            )
+        plain_scores, scores = (self._judged(masks, one.images) for masks in (one.plain, one.kept))
         return Adapted(
             plain=one.plain,
             masks=one.kept,
@@ -97,6 +104,12 @@ class Passes:
             plain_shown=self._shown(one.start, one.images),
             shown=self._shown(one.kept_adaptor, one.images) if one.kept_step else None,
         )
+
+    @torch.no_grad()
+    def _judged(self, masks: Masks, images: Images) -> Float[Tensor, " slice"]:
+        parts = zip(masks.split(self.slices), images.split(self.slices), strict=True)
+        with autocast(self.config.precision, images.device):
+            return torch.cat([self.prior.realism(*part) for part in parts])
 
     @torch.no_grad()
     def _exactly(self, segmentor: nn.Module, adaptor: nn.Module, images: Images) -> Masks:

@@ -348,6 +348,8 @@ class Model:
         """What judges masks."""
         if settings.prior == "entropy":
             return EntropyPrior()
+        if settings.prior == "denoiser":
+            return self._denoiser()
         return self._discriminator_prior(self._dtype(settings))
 
     def _discriminator_prior(self, dtype: torch.dtype) -> DiscriminatorPrior:

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from maskmend.checkpoint import write_atomically
+from maskmend.atomic import write_atomically
 from maskmend.errors import InputError, RunError
 
 PREDICTIONS = "predictions.csv"

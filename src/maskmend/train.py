@@ -7,10 +7,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from maskmend.adversary import Row
+from maskmend.atomic import write_atomically, writing
 from maskmend.build import build
 from maskmend.calibrate.fit import check_enough
 from maskmend.checkpoint import (
@@ -24,9 +26,7 @@ from maskmend.checkpoint import (
     network_tensors,
     quiet_generator,
     read_tensors,
-    write_atomically,
     write_tensors,
-    writing,
 )
 from maskmend.config import Config
 from maskmend.config_file import differences, read_config, to_yaml
@@ -84,16 +84,16 @@ def train(
         check_enough(split.validation)
     with progress_bar(console, "reading", count_reads(cohort, split)) as advance:
         slices = load_training_data(cohort, split, config, advance)
-    # After the data, so that a setting that did not fit them can be changed with the same folder.
-    if first:
-        write_atomically(out / CONFIG, to_yaml(config))
-        write_atomically(out / SPLIT, json.dumps(split.to_dict(), indent=2))
     with quiet_generator(config.seed):
         trainer = Trainer(config, build(config), slices, fabric)
     if (out / CHECKPOINT).exists():
         tensors, state = read_tensors(out / CHECKPOINT)
         trainer.restore(tensors, state["progress"], out / CHECKPOINT)
         console.print(f"resuming {out} at iteration {trainer.progress.iteration}")
+    # After all that a setting may not fit, so that it can be changed with the same folder.
+    if first:
+        write_atomically(out / CONFIG, to_yaml(config))
+        write_atomically(out / SPLIT, json.dumps(split.to_dict(), indent=2))
     progress = trainer.progress
     tensorboard = out / "tensorboard"
     if first:
@@ -165,9 +165,11 @@ def _fabric(accelerator: str, devices: int, num_nodes: int, config: Config) -> F
             strategy="ddp" if processes > 1 else "auto",
             precision=precision,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        several = f" with {devices} devices" if devices > 1 else ""
         raise ConfigError(
-            f"accelerator: {accelerator} is not available on this machine; choose auto or cpu"
+            f"accelerator: {accelerator}{several} is not available on this machine; choose auto or"
+            f" cpu{', or fewer --devices' if several else ''}"
         ) from error
     if processes > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // devices))

@@ -20,12 +20,7 @@ from torch.nn import functional
 from maskmend.adversary import Adversary, Row, spread
 from maskmend.augment import draw_augmentation
 from maskmend.build import Networks
-from maskmend.checkpoint import (
-    load_networks,
-    load_optimizer,
-    network_tensors,
-    optimizer_tensors,
-)
+from maskmend.checkpoint import load_networks, load_optimizer, network_tensors, optimizer_tensors
 from maskmend.config import Config
 from maskmend.data.slices import Pairs, TrainingData
 from maskmend.errors import RunError

@@ -82,6 +82,19 @@ def make_patient(root: Path, patient: str = "DET0000101", n_slices: int = 3) -> 
     return folder
 
 
+def test_masks_that_arrive_later_make_a_pair(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    folder = make_patient(root)
+    for png in list(folder.glob("*.png")):
+        png.rename(tmp_path / png.name)
+    assert len(find_cohort(root).unlabelled) == 1
+    for png in list(tmp_path.glob("*.png")):
+        png.rename(folder / png.name)
+    for _ in range(2):
+        cohort = find_cohort(root)
+        assert (len(cohort.cases), len(cohort.unlabelled)) == (1, 0)
+
+
 def test_every_voxel_lies_where_dicom_says(tmp_path: Path) -> None:
     make_patient(tmp_path)
 

@@ -234,6 +234,9 @@ def test_which_axis_runs_through_the_slices():
     voxels = blobs((40, 42, 44))
     assert grid_of(volume(voxels, (8, 1, 1)), CONFIG).shape[0] == 40
     assert grid_of(volume(voxels, (1, 1, 1)), CONFIG).shape[0] == 44
+    across = np.eye(3)[:, [2, 0, 1]]  # x runs to the head
+    assert grid_of(volume(voxels, (1, 1, 1), directions=across), CONFIG).shape[0] == 40
+    assert grid_of(volume(voxels, (1, 1, 2), directions=across), CONFIG).shape[0] == 44
     forced = replace(CONFIG, slice_axis=1)
     assert grid_of(volume(voxels, (8, 1, 1)), forced).shape[0] == 42
     flat = volume(voxels[:, :, :1], (8, 1, 1))

@@ -110,6 +110,30 @@ def test_slices_are_scored_in_their_plane(folders):
     assert (folders / "out" / "summary_slices.json").exists()
 
 
+def test_slices_are_those_that_lie_apart(folders):
+    """Of a file whose first axis runs from slice to slice they are scored along that."""
+    for path in [*folders.rglob("*_mask.nii.gz"), *folders.rglob("*_gt.nii.gz")]:
+        image = nib.load(path)
+        turned = image.affine[:, [2, 0, 1, 3]]
+        nib.save(
+            nib.Nifti1Image(image.get_fdata().astype(np.uint8).transpose(2, 0, 1), turned), path
+        )
+    result = run(folders, baseline=folders / "before", unit="slice")
+    assert not result.failures
+    dice = result.summary["structures"]["MYO"]["dice"]
+    assert (dice["n"], dice["patients"]) == (12, 3)
+
+
+def test_files_that_a_system_hides_are_no_masks(folders):
+    expected = run(folders).summary
+    for folder in (folders / "after", folders / "references"):
+        for path in list(folder.glob("*.nii.gz")):
+            (folder / f"._{path.name}").write_bytes(b"a resource fork")
+    result = run(folders)
+    assert not result.failures
+    assert result.summary == expected
+
+
 def test_cohort_gives_patient_and_phase(folders):
     cohort = folders / "acdc"
     info = "ED: 1\nES: 12\nGroup: NOR\nHeight: 180.0\nNbFrame: 30\nWeight: 80.0\n"

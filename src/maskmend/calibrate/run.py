@@ -12,13 +12,14 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from maskmend.atomic import write_atomically
 from maskmend.calibrate import trial
 from maskmend.calibrate.fit import calibrate, check_enough, judged_by_others
 from maskmend.calibrate.student_training import Lessons
 from maskmend.calibrate.teach import taught_before, teach, teacher_of, training_slices
 from maskmend.calibrate.trial import Trial, read_trials, write_trials
 from maskmend.calibrate.validation import Example, examples
-from maskmend.checkpoint import CALIBRATION, digest_of, read_split, write_atomically
+from maskmend.checkpoint import CALIBRATION, digest_of, read_split
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.errors import ConfigError, InputError

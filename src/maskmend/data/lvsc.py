@@ -185,6 +185,8 @@ def _convert_frame(
     pixels = np.stack([each.pixels for each in stack], axis=-1)
     images_folder = out / ("images" if masks else "unlabelled")
     _write(images_folder / f"{frame.name}.nii.gz", pixels, affine)
+    if masks:  # which were not there before
+        (out / "unlabelled" / f"{frame.name}.nii.gz").unlink(missing_ok=True)
 
 
 def _read_mask(path: Path, image: Slice) -> np.ndarray:

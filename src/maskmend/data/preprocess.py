@@ -55,15 +55,8 @@ def grid_of(volume: Volume, config: PreprocessConfig) -> SliceGrid:
     The axes are turned as the header says, so that a flipped or transposed copy of a file gives the
     same slices.
     """
-    spacing = np.asarray(volume.spacing_mm)
-    file_axis: int
-    if config.slice_axis != "auto":
-        file_axis = config.slice_axis
-    elif volume.voxels.shape[2] == 1:
-        file_axis = 2  # a 2D file
-    else:
-        # The last of the largest: slices are thicker than their pixels are wide.
-        file_axis = int(np.flatnonzero(np.isclose(spacing, spacing.max(), rtol=0.05))[-1])
+    spacing = volume.spacing_mm
+    file_axis = volume.slice_axis if config.slice_axis == "auto" else config.slice_axis
     orientation, axes = upright(volume.affine, file_axis)
     height, width, slices = (int(axis) for axis in np.argsort(orientation[:, 0]))
     shape = volume.voxels.shape

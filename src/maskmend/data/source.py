@@ -11,7 +11,7 @@ from maskmend.data.volume import Volume, read_image
 
 def read_source(path: Path) -> Volume:
     """Read an image; raises InputError if it cannot be used (see `read_image`, `read_series`)."""
-    if path.is_dir():
+    if _is_folder(path):
         from maskmend.data.dicom import read_series
 
         return read_series(path)
@@ -28,7 +28,7 @@ def name_of(path: Path) -> str:
 
 def shown(path: Path) -> Path:
     """The path as it may be shown: the patient's name is left out of that of a series."""
-    if path.is_dir():
+    if _is_folder(path):
         from maskmend.data.dicom import shown_series
 
         return shown_series(path)
@@ -37,5 +37,13 @@ def shown(path: Path) -> Path:
 
 def modified_ns(path: Path) -> int:
     """When an image, or any file of a series, was last changed; 0 if it is gone."""
-    files = [path, *path.iterdir()] if path.is_dir() else [path]
+    files = [path, *path.iterdir()] if _is_folder(path) else [path]
     return max(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is one that can be seen; `Path.is_dir` raises where nobody may look."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

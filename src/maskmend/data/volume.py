@@ -67,6 +67,20 @@ class Volume:
         return x, y, z
 
     @property
+    def slice_axis(self) -> int:
+        """The file's axis from slice to slice: slices are thicker than their pixels are wide.
+
+        Where voxels are as long as wide it is the axis nearest to the body's own, from foot to
+        head, whatever the order of the file.
+        """
+        if self.voxels.shape[2] == 1:
+            return 2  # a 2D file
+        spacing = np.asarray(self.spacing_mm)
+        upwards = np.abs(self.affine[2, :3]) / spacing
+        alike = np.flatnonzero(np.isclose(spacing, spacing.max(), rtol=0.05))
+        return int(max(alike, key=lambda axis: (upwards[axis].round(3), axis)))
+
+    @property
     def name(self) -> str:
         """File name without `.nii` or `.nii.gz`."""
         suffix = suffix_of(self.path) or ""

@@ -1,7 +1,6 @@
 """Score a folder of masks against references, with a baseline beside it if there is one."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from maskmend.atomic import write_atomically
 from maskmend.data.layouts import find_cohort
 from maskmend.data.volume import read_mask
 from maskmend.errors import InputError, RunError
@@ -98,8 +98,8 @@ def evaluate(
     Writes into `out` the scores, `patients.csv` (for slices `slices.csv`), and `summary.json` (for
     slices `summary_slices.json`). Each file appears whole or not at all.
 
-    Slices are those along z. A slice without the structure in either mask counts as a perfect one;
-    `metrics` says what empty masks get.
+    Slices are those that are segmented (see `Volume.slice_axis`). One without the structure in
+    either mask counts as perfect; `metrics` says what empty masks get.
 
     Args:
         predictions: Folder of `NAME_mask.nii.gz`.
@@ -188,20 +188,25 @@ def _score_image(
     """The rows of one image; `masks` is keyed by the suffix of the columns."""
     reference = read_mask(case.mask)
     predicted = {suffix: read_mask(path, like=reference).voxels for suffix, path in masks.items()}
-    depth = reference.voxels.shape[2]
-    parts = {None: slice(None)} if unit == "volume" else {z: slice(z, z + 1) for z in range(depth)}
+    everywhere = [slice(None)] * 3
+    parts: dict[int | None, tuple[slice, ...]] = {None: tuple(everywhere)}
+    if unit == "slice":
+        axis = reference.slice_axis
+        before, after = everywhere[:axis], everywhere[axis + 1 :]
+        depth = reference.voxels.shape[axis]
+        parts = {n: (*before, slice(n, n + 1), *after) for n in range(depth)}
     rows = []
-    for z, part in parts.items():
-        place = {"image": case.name, "slice": z, "patient": case.patient, "phase": case.phase}
+    for number, part in parts.items():
+        place = {"image": case.name, "slice": number, "patient": case.patient, "phase": case.phase}
         scored: list[dict[str, float]] = []
         for label, structure in structures.items():
-            truth = reference.voxels[:, :, part] == label
+            truth = reference.voxels[part] == label
             scored.append(
                 {
                     f"{metric}{suffix}": value
                     for suffix, labels in predicted.items()
                     for metric, value in asdict(
-                        score(labels[:, :, part] == label, truth, reference.spacing_mm)
+                        score(labels[part] == label, truth, reference.spacing_mm)
                     ).items()
                 }
             )
@@ -261,7 +266,8 @@ def find_references(root: Path) -> dict[str, Reference]:
 
 
 def _flat_masks(root: Path) -> dict[str, Path]:
-    stems = {path.name.removesuffix(".nii.gz"): path for path in sorted(root.glob("*.nii.gz"))}
+    files = _visible(root, "*.nii.gz")
+    stems = {path.name.removesuffix(".nii.gz"): path for path in files}
     marked = {
         stem.removesuffix(mark): path
         for mark in ("_mask", "_gt")
@@ -271,9 +277,14 @@ def _flat_masks(root: Path) -> dict[str, Path]:
     return marked or stems  # beside marked masks, plain names are those of images
 
 
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files by name, without those that a system hides, such as macOS's ._NAME."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def _names(predictions: Path, references: Iterable[str]) -> list[str]:
     """Every image of which a mask is there or expected."""
-    found = {path.name.removesuffix(_MASK) for path in predictions.glob(f"*{_MASK}")}
+    found = {path.name.removesuffix(_MASK) for path in _visible(predictions, f"*{_MASK}")}
     if not found:
         raise InputError(f"{predictions}: holds no NAME{_MASK}; name the folder of the predictions")
     images = _listed(predictions)
@@ -327,15 +338,7 @@ def _with_progress(names: Sequence[str]) -> Iterator[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-    finally:
-        with suppress(OSError):  # gone after success
-            temporary.unlink()
+        write_atomically(path, text)
+    except RunError as error:
+        raise InputError(str(error)) from error

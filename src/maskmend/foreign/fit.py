@@ -14,15 +14,8 @@ from rich.console import Console
 from torch import nn
 
 from maskmend.adversary import Row
-from maskmend.checkpoint import (
-    CHECKPOINT,
-    CONFIG,
-    SPLIT,
-    read_split,
-    read_tensors,
-    write_atomically,
-    write_tensors,
-)
+from maskmend.atomic import write_atomically
+from maskmend.checkpoint import CHECKPOINT, CONFIG, SPLIT, read_split, read_tensors, write_tensors
 from maskmend.config import AdversarialConfig, PreprocessConfig, PriorConfig
 from maskmend.config_file import config_from, differences, read_config, set_field, to_yaml
 from maskmend.data.cohort import Cohort

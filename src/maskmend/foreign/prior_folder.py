@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from maskmend.atomic import write_atomically
 from maskmend.build import fresh_discriminator
 from maskmend.checkpoint import (
     CONFIG,
@@ -19,7 +20,6 @@ from maskmend.checkpoint import (
     load_tensors,
     quiet_generator,
     read_tensors,
-    write_atomically,
     write_tensors,
 )
 from maskmend.config import PriorConfig

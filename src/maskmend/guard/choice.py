@@ -28,7 +28,8 @@ class Guard:
     """When a plain mask may be changed."""
 
     gate: float
-    """Predicted Dice of a plain mask from which no other way is tried: there is little to gain."""
+    """Predicted Dice of a plain mask from which no other is taken for its promise: there is little
+    to gain. Votes and advice count all the same."""
     steady: float
     """And that from which it is steadied, where no other way is taken and this promises no loss: a
     structure in pieces would lose all but the largest."""

@@ -4,11 +4,12 @@
 1. Steady the plain mask: the mean over the image moved by a few pixels, its largest pieces.
 2. Segment the volume in every way: corrections and views of the image, mixtures of statistics.
    Blend the masks that agree best with the others.
-3. Predict the Dice of every mask; see `quality`. A plain mask that is good enough is steadied, and
-   that is all.
-4. Else take the best mask whose promise is beyond doubt; if there is none, the steadied or the
-   plain one. Unless only means of several are trusted, one more is made before: a retouch of the
-   image is tuned until the discriminator is content with the mask, near the blend.
+3. Predict the Dice of every mask; see `quality`.
+4. Unless the plain mask is good enough, take the best mask whose promise is beyond doubt. Where any
+   mask is trusted, one more is made before: a retouch of the image is tuned until the discriminator
+   is content with the mask, near the blend.
+5. Else the mask that the committee or its advice puts in the plain one's place, the steadied one,
+   or the plain one; see `choice`.
 
 Axes: slice, channel or class, height, width; the slices of one volume.
 """

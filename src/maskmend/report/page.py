@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from maskmend.checkpoint import write_atomically
+from maskmend.atomic import write_atomically
 from maskmend.details import DETAILS
 from maskmend.errors import InputError, RunError
 from maskmend.evaluate.scores import MEAN

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from maskmend.adapt import adapt_all
+from maskmend.atomic import write_atomically
 from maskmend.checkpoint import read_split
 from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import read_mask
@@ -124,8 +125,7 @@ def _curve(study: Study, key: Key) -> pd.DataFrame:
                     )  # fmt: skip
             advance()
     table = pd.DataFrame(rows)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(kept, index=False)
+    write_atomically(kept, table.to_csv(index=False))
     return table
 
 

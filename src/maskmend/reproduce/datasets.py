@@ -1,12 +1,15 @@
 """The paper's two data sets, or what stands in for the one that cannot be handed on."""
 
 import csv
+import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+from maskmend.atomic import write_atomically
 from maskmend.data.cohort import Cohort
 from maskmend.data.layouts import find_cohort
 from maskmend.data.volume import read_mask, write_mask
@@ -79,11 +82,15 @@ def _myocardium_alone(cohort: Cohort, root: Path, console: Console) -> None:
             if case.image.suffixes[-2:] != [".nii", ".gz"]:
                 raise InputError(f"{case.image}: expected a file named NAME.nii.gz; compress it")
             if not link.exists():
-                link.symlink_to(case.image.absolute())
+                try:
+                    link.symlink_to(case.image.absolute())
+                except OSError:  # Windows lets not everybody link
+                    shutil.copyfile(case.image, link)
             mask = read_mask(case.mask)
             myocardium = (mask.voxels == MYOCARDIUM).astype(np.uint8)
             write_mask(root / "masks" / f"{case.name}.nii.gz", myocardium, mask)
             advance()
-    with (root / "patients.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = [(case.name, case.patient, case.phase) for case in cohort.cases]
-        csv.writer(file).writerows([("name", "patient", "phase"), *rows])
+    table = io.StringIO(newline="")
+    rows = [(case.name, case.patient, case.phase) for case in cohort.cases]
+    csv.writer(table).writerows([("name", "patient", "phase"), *rows])
+    write_atomically(root / "patients.csv", table.getvalue())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskmend.checkpoint import write_atomically
+from maskmend.atomic import write_atomically
 from maskmend.reproduce import paper
 
 OPEN = "open"

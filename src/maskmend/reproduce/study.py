@@ -22,9 +22,10 @@ import torch
 import yaml
 from rich.console import Console
 
+from maskmend.atomic import write_atomically
 from maskmend.before_after import ADAPTED, PLAIN
 from maskmend.calibrate.run import calibrate_run
-from maskmend.checkpoint import CALIBRATION, HISTORY, RUN, read_split, write_atomically
+from maskmend.checkpoint import CALIBRATION, HISTORY, RUN, read_split
 from maskmend.config import AdaptationConfig, Config
 from maskmend.config_file import config_from
 from maskmend.data.split import published_split
