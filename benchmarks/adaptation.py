@@ -128,6 +128,7 @@ def _plot(path: Path, cost: dict[str, list[tuple[int, float]]]) -> None:
         axis.plot(*zip(*points, strict=True), marker="o", color="#0072B2")
         axis.set_xlabel(name)
         axis.set_xlim(left=0)
+        axis.set_xticks([number for number, _ in points][1:])  # the first stand close together
         axis.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("seconds")
     figure.savefig(path, dpi=150)

@@ -31,8 +31,8 @@ def configuration() -> str:
         "# Configuration",
         "",
         "A run is described by one YAML file. `maskmend config` prints all of it, with the paper's",
-        "values; a file needs to hold only what differs, and `--set section.field=value` changes a",
-        "field on the command line.",
+        "values but for `adaptation.steps`; a file needs to hold only what differs, and",
+        "`--set section.field=value` changes a field on the command line.",
         "",
         *_fields(config, sections=False),
     ]

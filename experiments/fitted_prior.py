@@ -155,7 +155,8 @@ def table(rows: Path, *, out: Out) -> None:
     found["gain"] = 100 * (found["after"] - found["before"])
     lines = [
         "# A prior fitted after the fact, against one trained jointly\n",
-        "From [`fitted_prior.csv`](fitted_prior.csv) by `python -m experiments.fitted_prior`: ACDC,"
+        "From [`fitted_prior.csv`](fitted_prior.csv) by `python -m experiments.fitted_prior`"
+        " (fit, adapt, table; [commands](../../experiments/README.md)): ACDC,"
         f" published fold, {found['patient'].nunique()} test patients, one segmentor"
         " ([gan.yaml](../../experiments/shift/gan.yaml), seed 0), shifts of severity"
         f" {SEVERITY}, two cores of an AMD EPYC. {int(found['steps'].max())} steps of"

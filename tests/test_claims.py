@@ -40,6 +40,7 @@ class Claim(NamedTuple):
     harmed: str
     worst: str
     row: str
+    method: str = "ours"
 
 
 def _claims():
@@ -47,26 +48,27 @@ def _claims():
     for page in PAGES:
         for line in page.read_text(encoding="utf-8").splitlines():
             cells = [page, *line.strip("| ").split(" | ")]
-            if len(cells) != len(Claim._fields) or not _TABLE.search(line):
+            if len(cells) != len(Claim._fields) - 1 or not _TABLE.search(line):
                 continue
             claim = Claim(*cells)
+            method = "paper" if "as published" in claim.segmentor else "ours"
             if not claim.segmentor.startswith("the same"):
                 segmentor = "strong" if claim.segmentor.startswith("strong") else "gan"
-            yield claim._replace(segmentor=segmentor)
+            yield claim._replace(segmentor=segmentor, method=method)
 
 
 CLAIMS = list(_claims())
 
 
 def _measured(claim):
-    """The lines of the linked table that a claim is about."""
+    """The lines of the linked table that a claim is about, of the guard if nothing else is said."""
     (path,) = _TABLE.findall(claim.row)
     table = pd.read_csv((claim.page.parent / path).with_suffix(".csv"), keep_default_na=False)
     (shifts,) = (shifts for word, shifts in SHIFTS.items() if word in claim.data)
     families, severities = shifts
     rows = beside_plain(table.assign(realism_before=""))
     return rows[
-        (rows["method"] == "ours")
+        (rows["method"] == claim.method)
         & (rows["segmentor"] == claim.segmentor)
         & rows["shift"].isin(families)
         & rows["severity"].isin(severities)

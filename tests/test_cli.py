@@ -179,8 +179,9 @@ def test_the_whole_help_names_every_verb(capsys):
         assert all(f" {verb} " in text for verb in VERBS)
 
 
-def test_version(capsys):
-    assert call("--version") == 0
+@pytest.mark.parametrize("verb", [(), ("predict",)])
+def test_version(verb, capsys):
+    assert call(*verb, "--version") == 0
     assert capsys.readouterr().out.strip() == version("maskmend")
 
 

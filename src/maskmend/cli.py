@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
 
@@ -16,6 +17,7 @@ app = App(
     name="maskmend",
     help="Mend segmentation masks at test time with the discriminator they were trained with.\n\n"
     "Errors are one line; --debug, after any verb, shows the traceback.",
+    version=lambda: metadata.version("maskmend"),
     version_flags=["--version"],
     default_parameter=Parameter(negative=()),  # no --empty-images
     suppress_keyboard_interrupt=False,  # `main` says what is kept
@@ -40,7 +42,7 @@ _GOES_ON = {
 
 @app.command
 def demo(*, out: Out = Path("demo"), seed: int = 0) -> int:
-    """Train, predict, adapt and evaluate on procedural hearts, in a few minutes on two cores.
+    """Train, predict, adapt and evaluate on procedural hearts, in a quarter of an hour.
 
     Args:
         out: Folder of everything that the demo makes.
@@ -364,7 +366,7 @@ def reproduce(
 
 @app.command
 def config(path: Path | None = None, /) -> int:
-    """Print a whole configuration, defaults written out: the paper's, or that of a YAML file.
+    """Print a whole configuration, defaults written out, or that of a YAML file.
 
     Args:
         path: The YAML file.
@@ -416,8 +418,8 @@ def completion(shell: Literal["bash", "zsh", "fish"], /, *, install: bool = Fals
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status.
 
-    0 done; 1 some inputs failed, each named, the others done; 2 the call itself was wrong; 130
-    stopped by Ctrl-C.
+    0 done; 1 some inputs failed or need a look, each named, the others done; 2 the call itself was
+    wrong; 130 stopped by Ctrl-C.
     """
     # Before torch is imported: its threads wait for each other by spinning, which on a machine that
     # has other work makes a step many times slower; a short spin costs little on an idle one.

@@ -1,8 +1,9 @@
 """What can be chosen: frozen dataclasses; `config_file` reads them.
 
-Every default is the paper's; where the paper is silent, the docstring says who decided. Where the
-paper and its authors' code disagree, the code's variant is named in the field's docstring, which is
-its help text. Nothing here imports torch, so that `--help` stays instant.
+Every default but `adaptation.steps` is the paper's; where the paper is silent, the docstring says
+who decided. Where the paper and its authors' code disagree, the code's variant is named in the
+field's docstring, which is its help text. Nothing here imports torch, so that `--help` stays
+instant.
 """
 
 from __future__ import annotations

@@ -236,7 +236,9 @@ def test_ours_stands_beside_the_papers(hearts):
     mean = 100 * table.loc[table["method"] == "ours, guarded", "dice"].mean()
     assert f"| ours, guarded |  | {mean:.1f} (" in page
     assert "| UNet | 70.1 (13) | open |" in page
-    assert "Not run yet" in page
+    assert "\n## Not run yet\n\n- Figure 2: an example\n" in page
+    assert "scale `toy`" in page
+    assert "| `training.batch` | 12 | 4 |" in page
 
 
 def test_without_training_what_is_there_is_shown_and_the_rest_left_open(hearts, out):

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from maskmend.atomic import write_atomically
+from maskmend.config import Config
+from maskmend.config_file import config_from, differences
 from maskmend.reproduce import paper
+from maskmend.reproduce.study import read_settings
 
 OPEN = "open"
 """What was not run; nothing is estimated."""
@@ -24,15 +27,18 @@ def write_page(results: Path, page: Path) -> Path:
             about a target, in TARGET.txt, is put below its numbers.
         page: The Markdown file; pictures are linked relative to it.
     """
-    parts = ["# The paper's tables and figures, reproduced\n", _PREFACE]
-    for target, (title, describe) in _SECTIONS.items():
-        parts.append(f"\n## {title}\n\n")
-        found = results / f"{target}.json"
-        about = json.loads(found.read_text(encoding="utf-8")) if found.exists() else None
-        parts.append(describe(about["numbers"] if about else {}))
-        if about is None:
-            parts.append("\nNot run yet.\n")
-            continue
+    found = {
+        target: json.loads(path.read_text(encoding="utf-8"))
+        for target in _SECTIONS
+        if (path := results / f"{target}.json").exists()
+    }
+    scales = sorted({about["scale"] for about in found.values()})
+    title = f", {scales[0]} scale" if len(scales) == 1 else ""
+    parts = [f"# The paper's tables and figures, reproduced{title}\n", _PREFACE]
+    parts += [_settings(scale) for scale in scales]
+    for target, about in found.items():
+        title, describe = _SECTIONS[target]
+        parts.append(f"\n## {title}\n\n{describe(about['numbers'])}")
         remark = results / f"{target}.txt"
         if remark.exists():
             parts.append(f"\n{remark.read_text(encoding='utf-8').strip()}\n")
@@ -40,6 +46,8 @@ def write_page(results: Path, page: Path) -> Path:
         for picture in sorted(results.glob(f"{target}*.png")):
             link = _link(picture, page)
             parts.append(f"\n![{picture.stem}]({link})\n")
+    if left := [title for target, (title, _) in _SECTIONS.items() if target not in found]:
+        parts.append("\n## Not run yet\n\n" + "".join(f"- {title}\n" for title in left))
     write_atomically(page, "".join(parts))
     return page
 
@@ -53,6 +61,21 @@ not run.
 """
 
 
+def _settings(scale: str) -> str:
+    """In what the scale's training is not the paper's."""
+    here = config_from(read_settings()["scales"][scale]["config"])
+    rows = []
+    for change in differences(Config(), here):
+        name, _, values = change.partition(": ")
+        before, _, after = values.partition(" -> ")
+        rows.append((f"`{name}`", before, after))
+    return (
+        f"\nHow long the paper trained is not said; the scale `{scale}` trains so that it ends, and"
+        " differs from the paper's settings in:\n\n"
+        + _markdown(("setting", "the paper, or our default", "here"), rows)
+    )
+
+
 def _table1(numbers: dict[str, Any]) -> str:
     rows = []
     for name, (mean, sd) in paper.TABLE1.items():
@@ -62,7 +85,10 @@ def _table1(numbers: dict[str, Any]) -> str:
 
 
 def _figure2(numbers: dict[str, Any]) -> str:
-    return "The case that gained most, the median one, and the one that lost most, by mean Dice.\n"
+    return (
+        "The case that gained most, the median one, and the one that lost most, by mean Dice of the"
+        " volume, which stands beside its middle slice.\n"
+    )
 
 
 def _figure3(numbers: dict[str, Any]) -> str:
@@ -74,6 +100,7 @@ def _figure3(numbers: dict[str, Any]) -> str:
             own = numbers.get(key, {}).get(metric)
             theirs = paper.FIGURE3.get((known, metric))
             said = " → ".join(f"{mean:.1f} ({sd})" for mean, sd in theirs) if theirs else ""
+            said = f"LVSC: {said}" if said and known != dataset else said
             if own is None:
                 rows.append((key, metric, said, OPEN, OPEN, OPEN))
                 continue
@@ -84,7 +111,10 @@ def _figure3(numbers: dict[str, Any]) -> str:
                 (key, metric, said, " → ".join(spreads), f"{own['p_value']:.2g}", " → ".join(tail))
             )
     heading = ("preset, data", "metric", "paper says", "here", "p", "worst tenth")
-    note = "The myocardium of ACDC stands in for LVSC, whose numbers are the paper's beside it.\n\n"
+    note = (
+        "LVSC is read, but has not been at hand: the myocardium of ACDC stands in for it, and the"
+        " paper's numbers beside that are LVSC's.\n\n"
+    )
     return note + _markdown(heading, rows)
 
 
@@ -106,23 +136,29 @@ def _figure4(numbers: dict[str, Any]) -> str:
 
 
 def _convergence(numbers: dict[str, Any]) -> str:
-    rows = []
+    rows: list[tuple[str, ...]] = [
+        ("paper says, full", "1", "1", "1", "1"),
+        ("paper says, memorising", "0", "0", "4", "0"),
+    ]
     for key in numbers or ["paper, full", "paper, memorising"]:
         own = numbers.get(key, {})
         cells = [own.get(f"{p}_loss_{k}") for p in ("train", "val") for k in ("real", "predicted")]
         rows.append((key, *(OPEN if cell is None else f"{cell:.2f}" for cell in cells)))
     heading = ("run", "training: real", "fake", "validation: real", "fake")
     note = (
-        "Mean (score - label)² at the last look; 1 is equilibrium, 4 a real mask taken for fake."
-        " The memorising discriminator has no spectral norm, augmentation or fake anchors, and it"
-        " learns fast from the masks of one patient.\n\n"
+        "Mean (score - label)² at the last look; 1 is equilibrium, 4 a real mask taken for fake"
+        " (the paper plots half of it). The memorising discriminator has no spectral norm,"
+        " augmentation or fake anchors, and it learns fast from the masks of one patient.\n\n"
     )
     return note + _markdown(heading, rows)
 
 
 def _supplement1(numbers: dict[str, Any]) -> str:
     rows = [(k, str(n["volumes"]), str(n["gained"]), str(n["lost"])) for k, n in numbers.items()]
-    note = "Those that gained most, so the counts of all volumes stand beside them.\n\n"
+    note = (
+        "Those that gained most, so the counts of all volumes stand beside them. Dice is of the"
+        " volume, the picture its middle slice.\n\n"
+    )
     heading = ("preset, data", "volumes", "gained", "lost")
     return note + _markdown(heading, rows or [("", OPEN, OPEN, OPEN)])
 

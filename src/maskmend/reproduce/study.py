@@ -71,6 +71,12 @@ class Need:
     """The networks themselves, or their masks, and not only what outlives them."""
 
 
+def read_settings() -> dict[str, Any]:
+    """Scales, presets and variants of settings.yaml."""
+    text = resources.files("maskmend").joinpath("reproduce/settings.yaml").read_text()
+    return dict(yaml.safe_load(text))
+
+
 class Study:
     """The runs of all targets at one scale.
 
@@ -99,8 +105,7 @@ class Study:
         patients: int | None,
         console: Console,
     ):
-        text = resources.files("maskmend").joinpath("reproduce/settings.yaml").read_text()
-        self.settings: dict[str, Any] = yaml.safe_load(text)
+        self.settings = read_settings()
         self.own = self.settings["scales"][scale]
         self.datasets = {dataset.name: dataset for dataset in datasets}
         self.out, self.scale, self.seed, self.console = out, scale, seed, console
