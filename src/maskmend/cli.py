@@ -168,8 +168,8 @@ def predict(
 ) -> int:
     """Segment images, the adaptor tuned on each patient; writes NAME_mask.nii.gz, predictions.csv.
 
-    A call that was stopped is continued by the same call; with another run or other settings, all
-    images are done anew.
+    A call that was stopped is continued by the same call. With another run or other settings images
+    are done anew, and all whose masks are in the folder must be named.
 
     Args:
         model: Run folder of a training; or a model that was not trained here: a TorchScript or

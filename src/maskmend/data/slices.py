@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from maskmend.config import Config
+from maskmend.config import Config, PreprocessConfig
 from maskmend.data.cohort import Case, Cohort
 from maskmend.data.preprocess import grid_of, image_slices, mask_slices
 from maskmend.data.split import Split, published_split, random_split
@@ -120,10 +121,15 @@ def _image(case: Case, config: Config, report: Report) -> Images:
     return slices
 
 
+def read_mask_slices(path: Path, config: PreprocessConfig, classes: int) -> Masks:
+    """Slices of a mask that needs no image beside it; raises InputError as `read_mask`."""
+    volume = read_mask(path, labels=range(classes))
+    return mask_slices(volume, grid_of(volume, config), classes)
+
+
 def _mask(case: Case, config: Config, report: Report) -> Masks:
     assert case.mask is not None
-    volume = read_mask(case.mask, labels=range(config.data.classes))
-    slices = mask_slices(volume, grid_of(volume, config.preprocess), config.data.classes)
+    slices = read_mask_slices(case.mask, config.preprocess, config.data.classes)
     report()
     return slices
 

@@ -16,12 +16,12 @@ from torch import nn
 from maskmend.adversary import Row
 from maskmend.atomic import write_atomically
 from maskmend.checkpoint import CHECKPOINT, CONFIG, SPLIT, read_split, read_tensors, write_tensors
-from maskmend.config import AdversarialConfig, PreprocessConfig, PriorConfig
+from maskmend.config import AdversarialConfig, PriorConfig
 from maskmend.config_file import config_from, differences, read_config, set_field, to_yaml
 from maskmend.data.cohort import Cohort
 from maskmend.data.layouts import find_cohort
-from maskmend.data.preprocess import grid_of, mask_slices
-from maskmend.data.volume import read_image, read_mask
+from maskmend.data.slices import read_mask_slices
+from maskmend.data.volume import read_image
 from maskmend.diagnosis import diagnose
 from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.foreign.fit_prior import frozen_segment
@@ -223,7 +223,8 @@ def _load(
             made = []
             for case in parts[use]:
                 if case.mask:
-                    made.append(_mask(case.mask, config.preprocess, config.data.classes))
+                    classes = config.data.classes
+                    made.append(read_mask_slices(case.mask, config.preprocess, classes))
                     advance()
             return torch.cat(made)
 
@@ -245,11 +246,6 @@ def _load(
         shown = data.images[:1].to(source.device)
         check_masks(source.segment, shown, config.data.classes, config.preprocess.size)
     return data
-
-
-def _mask(path: Path, preprocess: PreprocessConfig, classes: int) -> Labels:
-    volume = read_mask(path, labels=range(classes))
-    return mask_slices(volume, grid_of(volume, preprocess), classes)
 
 
 def _check(out: Path, config: PriorConfig, made_with: str) -> None:

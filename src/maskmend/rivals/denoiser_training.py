@@ -24,9 +24,8 @@ from maskmend.augment import draw_augmentation
 from maskmend.checkpoint import load_run, quiet_generator, read_split, write_tensors
 from maskmend.config import AugmentationConfig, Config
 from maskmend.data.layouts import find_cohort
-from maskmend.data.preprocess import grid_of, mask_slices
+from maskmend.data.slices import read_mask_slices
 from maskmend.data.uses import uses_of
-from maskmend.data.volume import read_mask
 from maskmend.denoiser import DENOISER, Denoiser
 from maskmend.devices import autocast, device_of
 from maskmend.errors import InputError
@@ -138,8 +137,7 @@ def _training_masks(run: Path, data: Path, config: Config, depth: int) -> list[L
     volumes = []
     for case in uses_of(cohort, read_split(run)).masks:
         assert case.mask is not None
-        volume = read_mask(case.mask, labels=range(config.data.classes))
-        labels = mask_slices(volume, grid_of(volume, config.preprocess), config.data.classes)
+        labels = read_mask_slices(case.mask, config.preprocess, config.data.classes)
         nearest = ((torch.arange(depth) + 0.5) * len(labels) / depth).long()
         volumes.append(labels[nearest])
     if not volumes:
