@@ -98,7 +98,7 @@ def _stream(
             seen.append((case, shift, model.prepare_volume(volume)))
             yield [seen[-1][2]]
 
-    for position, (_, (made,)) in enumerate(model.adapt_patients(prepared(), settings)):
+    for position, (made,) in model.adapt_patients(prepared(), settings):  # as they are finished
         case, shift, one = seen[position]
         assert case.mask is not None
         truth = read_mask(case.mask, labels=range(model.config.data.classes), like=one.volume)

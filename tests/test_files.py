@@ -1,5 +1,6 @@
 """Cohorts that are continued, whatever stopped them."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -120,6 +121,43 @@ def test_masks_of_two_settings_are_not_mixed(model, images, tmp_path):
     assert content(tmp_path) == masks
     assert (tmp_path / PREDICTIONS).read_bytes() == table
     assert len(predict(model, images, tmp_path, steps=2)) == len(images)
+
+
+def test_a_call_that_is_stopped_leaves_no_masks_of_other_settings(
+    model, images, tmp_path, monkeypatch
+):
+    predict(model, images, tmp_path)
+    adapt_patients = model.adapt_patients
+
+    def stopped(patients, settings):
+        yield from itertools.islice(adapt_patients(patients, settings), 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "adapt_patients", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, images, tmp_path, steps=2)
+    assert sorted(content(tmp_path)) == [f"{path.name[:-7]}_mask.nii.gz" for path in images[:2]]
+    monkeypatch.undo()
+    assert len(predict(model, images[:4], tmp_path, steps=2)) == 4
+    assert len(content(tmp_path)) == 4
+
+
+def test_masks_that_a_person_drew_are_never_written_over(model, images, tmp_path):
+    mask = tmp_path / f"{images[0].name[:-7]}_mask.nii.gz"
+    mask.write_bytes(b"hours of work")
+    with pytest.raises(ConfigError, match=r"holds masks of somebody else .*; choose another --out"):
+        predict(model, images, tmp_path)
+    assert mask.read_bytes() == b"hours of work"
+
+
+def test_an_input_that_failed_and_is_gone_is_forgotten(model, images, tmp_path):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"no image")
+    rows = predict(model, [bad, images[0]], tmp_path / "out")
+    assert [row.status == "failed" for row in rows] == [True, False]
+    predict(model, images[:1], tmp_path / "out")
+    (row,) = read_table(tmp_path / "out" / PREDICTIONS)
+    assert row.image == images[0].name[:-7]
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ METHODS = {
     "rotation": "rotations as auxiliary task, TTT (Sun et al. 2020)",
     "dae": "a denoising autoencoder judges the masks (Karani et al. 2021), 50 steps",
     "paper": "the discriminator judges them as published (Valvano et al. 2021), 50 steps",
-    "auto": "the same, and the number of steps chooses itself",
+    "auto": "`paper`, and the number of steps chooses itself",
     "student": "one of the guard's noisy students alone (Xie et al. 2020)",
     "committee": "the mean of segmentor and students",
-    "advised": "the same, where the segmentor keeps three fifths",
+    "advised": "`committee`, where the segmentor keeps three fifths",
     "ours": "the guard, which chooses among these and more, or leaves the mask alone",
 }
 """By name, in the order of `methods.METHODS`; no adaptation needs no words."""

@@ -58,7 +58,7 @@ def main(
     parts += ["\n", _legend(rows)]
     for segmentor in rows["segmentor"].unique():
         ours = rows[rows["segmentor"] == segmentor]
-        parts += [f"\n## Segmentor: {segmentor}\n\n{SEGMENTORS[segmentor]}\n\n"]
+        parts += [f"\n## Segmentor: {segmentor}\n\n{SEGMENTORS.get(segmentor, '')}\n\n"]
         parts += [_by_method(ours), "\n", _in_detail(ours)]
     parts += ["\n## Finding failures\n\n", _failures(rows)]
     if len(order(rows)) > 1:
@@ -129,7 +129,7 @@ def auc(score: Sequence[float], failed: Sequence[bool]) -> float:
 
 def _preface(rows: pd.DataFrame, name: str) -> str:
     patients = rows.groupby("segmentor")["patient"].nunique().max()
-    seeds = rows.groupby("seed")["patient"].nunique()
+    seeds = rows.groupby(["segmentor", "seed"])["patient"].nunique().groupby("seed").max()
     by_seed = ", ".join(f"{count} of seed {seed}" for seed, count in seeds.items())
     data = "procedural hearts" if set(rows["segmentor"]) == {"hearts"} else "ACDC"
     return (

@@ -105,7 +105,8 @@ class PreprocessConfig:
     clip_percentiles: Percentiles | None = None
     """Clip a volume's intensities to these percentiles first. The authors' code: [5, 95]."""
     slice_axis: Literal["auto", 0, 1, 2] = "auto"
-    """Voxel axis that runs through the slices; "auto" takes the one with the largest spacing."""
+    """Voxel axis that runs through the slices; "auto" takes the one with the largest spacing, and
+    where voxels are as long as wide the one nearest to the body's own, from foot to head."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -27,6 +27,7 @@ from maskmend.prediction import Prediction, Predictor, Shown, finish
 from maskmend.table import PREDICTIONS, Row, open_table, read_table
 
 SETTINGS = "settings.json"
+_MASK = "_mask.nii.gz"
 
 _AHEAD = 2
 """Patients that are read, or wait to be written, beside those that are adapted to."""
@@ -68,7 +69,7 @@ def predict_files(
         ConfigError: Two images have the same name, so that their masks would collide; or a package
             is not installed that Ray or DICOM needs; or Ray cannot keep the order of a stream; or
             the model cannot have these settings; or the folder holds masks of other images, made
-            with other settings.
+            with other settings, or masks that nobody predicted.
         InputError: The folder cannot be written.
         RunError: Something that the settings need is missing in the run.
     """
@@ -84,19 +85,18 @@ def predict_files(
     if engine == "ray":
         one = partial(_predict_one, details=details)
         from_ray = predict_on_ray(one, model, _by_patient(left), out, settings, workers)
-    # First, so that the masks of a call that is stopped have theirs.
-    try:
-        write_atomically(out / SETTINGS, json.dumps(model.made_by(settings), indent=2))
-    except RunError as error:
-        raise InputError(str(error)) from error
+    for path in left:  # else a call that is stopped would leave masks of two settings
+        mask_file(out, name_of(path)).unlink(missing_ok=True)
+        segmentation_file(out, name_of(path)).unlink(missing_ok=True)
     with open_table(out / PREDICTIONS, [*others, *rows]) as write:
+        try:  # before any mask, and after the rows that were made otherwise are gone
+            write_atomically(out / SETTINGS, json.dumps(model.made_by(settings), indent=2))
+        except RunError as error:
+            raise InputError(str(error)) from error
         for row in rows:
             report(row)
 
         def record(row: Row) -> None:
-            if row.status == "failed":  # a mask of an earlier call would belie the row
-                mask_file(out, row.image).unlink(missing_ok=True)
-                segmentation_file(out, row.image).unlink(missing_ok=True)
             if row.status == "failed" or not details:
                 remove_details(out, row.image)
             write(row)
@@ -130,11 +130,12 @@ def finished_rows(
 
     def finished(path: Path) -> bool:
         mask = mask_file(out, name_of(path))
-        if name_of(path) not in rows or not (mask.is_file() and path.exists()):
+        changed = modified_ns(path)
+        if name_of(path) not in rows or not (mask.is_file() and changed):
             return False
         if details and not has_details(out, name_of(path)):
             return False
-        return mask.stat().st_mtime_ns >= modified_ns(path)
+        return mask.stat().st_mtime_ns >= changed
 
     units = _by_patient(images) if settings.instance == "patient" else [[path] for path in images]
     return [rows[name_of(path)] for unit in units if all(map(finished, unit)) for path in unit]
@@ -149,27 +150,32 @@ def _made_alike(model: Predictor, out: Path, settings: AdaptationConfig) -> bool
         made_by["adaptation"] = {**unsaid, **made_by["adaptation"]}
     except (OSError, ValueError, TypeError, KeyError):
         return False
-    return bool(made_by == json.loads(json.dumps(model.made_by(settings))))
+    now = json.loads(json.dumps(model.made_by(settings)))
+    return bool({**now, **made_by} == now)  # what it did not write down it did not change
 
 
 def _others(
     model: Predictor, images: Sequence[Path], out: Path, settings: AdaptationConfig
 ) -> list[Row]:
-    """Rows of images in the folder that the call does not name.
+    """Rows of images with a mask in the folder that the call does not name.
 
     Raises:
-        ConfigError: Their masks were made otherwise, and nobody could tell them from the new ones.
+        ConfigError: Their masks were made otherwise, and nobody could tell them from the new ones;
+            or masks are there that nobody predicted, which would be written over.
     """
-    named = {name_of(path) for path in images}
-    others = [row for row in read_table(out / PREDICTIONS) if row.image not in named]
-    kept = [row for row in others if mask_file(out, row.image).is_file()]
-    if kept and not _made_alike(model, out, settings):
-        more = f" and {len(kept) - 1} more" if kept[1:] else ""
+    there = sorted(path.name.removesuffix(_MASK) for path in out.glob(f"[!.]*{_MASK}"))
+    others = [name for name in there if name not in {name_of(path) for path in images}]
+    found = there if not (out / SETTINGS).exists() else others
+    if found and not _made_alike(model, out, settings):
+        more = f" and {len(found) - 1} more" if found[1:] else ""
+        whose = "other images" if found is others else "somebody else"
+        how = ", made with other settings or weights" if found is others else ""
         raise ConfigError(
-            f"{out}: holds masks of other images ({kept[0].image}{more}), made with other settings"
-            " or weights; choose another --out, or name these images as well"
+            f"{out}: holds masks of {whose} ({found[0]}{more}){how}; choose another --out, or"
+            " remove them"
         )
-    return others
+    rows = {row.image: row for row in read_table(out / PREDICTIONS)}
+    return [rows[name] for name in others if name in rows]
 
 
 def _predict(
@@ -295,7 +301,7 @@ def _save(prediction: Prediction, details: Details | None, out: Path) -> Row:
 
 def mask_file(out: Path, name: str) -> Path:
     """The mask of an image, by its name, in a folder of masks."""
-    return out / f"{name}_mask.nii.gz"
+    return out / f"{name}{_MASK}"
 
 
 def segmentation_file(out: Path, name: str) -> Path:

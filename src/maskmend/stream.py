@@ -31,7 +31,8 @@ def adapt_onward(adapt: Adapt, images: Images, fresh: nn.Module, carried: nn.Mod
         return adapt(images, fresh, None)
     made = adapt(images, carried, None)
     if made.message:  # it went astray, where there was nothing to fall back on but what was carried
-        return dataclasses.replace(adapt(images, fresh, 0), message=made.message)
+        seconds = plain.seconds + onward.seconds + made.seconds
+        return dataclasses.replace(plain, message=made.message, seconds=seconds)
     seconds = plain.seconds + onward.seconds + made.seconds
     return dataclasses.replace(
         made,

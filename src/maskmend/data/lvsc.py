@@ -161,8 +161,9 @@ def _check_packages() -> None:
 
 
 def _is_converted(frame: _Frame, out: Path, has_mask: bool) -> bool:
-    folders = ("images", "masks") if has_mask else ("unlabelled",)
-    return all((out / each / f"{frame.name}.nii.gz").exists() for each in folders)
+    folders = ("images", "masks", "unlabelled")
+    there = {each for each in folders if (out / each / f"{frame.name}.nii.gz").exists()}
+    return there == ({"images", "masks"} if has_mask else {"unlabelled"})
 
 
 def _convert_frame(

@@ -36,9 +36,12 @@ def shown(path: Path) -> Path:
 
 
 def modified_ns(path: Path) -> int:
-    """When an image, or any file of a series, was last changed; 0 if it is gone."""
-    files = [path, *path.iterdir()] if _is_folder(path) else [path]
-    return max(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+    """When an image, or any file of a series, was last changed; 0 if one cannot be seen."""
+    try:
+        files = [path, *path.iterdir()] if path.is_dir() else [path]
+        return max(file.stat().st_mtime_ns for file in files)
+    except OSError:
+        return 0
 
 
 def _is_folder(path: Path) -> bool:

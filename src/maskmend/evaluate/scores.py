@@ -98,8 +98,8 @@ def evaluate(
     Writes into `out` the scores, `patients.csv` (for slices `slices.csv`), and `summary.json` (for
     slices `summary_slices.json`). Each file appears whole or not at all.
 
-    Slices are those that are segmented (see `Volume.slice_axis`). One without the structure in
-    either mask counts as perfect; `metrics` says what empty masks get.
+    Slices lie along `Volume.slice_axis`, as those of a run whose `preprocess.slice_axis` is auto.
+    One without the structure in either mask counts as perfect; `metrics` says what empty masks get.
 
     Args:
         predictions: Folder of `NAME_mask.nii.gz`.

@@ -96,7 +96,8 @@ class Guest:
                 f"method: {self.model.path} was not trained here and is not calibrated; choose"
                 " --method paper"
             )
-        if settings.prior == "denoiser" or (settings.prior != "entropy" and self.prior is None):
+        judged_here = settings.prior == "entropy" or self.prior is not None
+        if settings.prior == "denoiser" or not (judged_here or settings.steps == 0):
             raise ConfigError(
                 f"prior: {self.model.path} comes without a {settings.prior}; give --prior the"
                 " folder of maskmend fit-prior, --prior entropy, or --steps 0"

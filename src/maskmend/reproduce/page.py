@@ -70,8 +70,8 @@ def _settings(scale: str) -> str:
         before, _, after = values.partition(" -> ")
         rows.append((f"`{name}`", before, after))
     return (
-        f"\nHow long the paper trained is not said; the scale `{scale}` trains so that it ends, and"
-        " differs from the paper's settings in:\n\n"
+        "\nHow long the paper trained is not said. So that training ends, the scale"
+        f" `{scale}` is not as the paper in:\n\n"
         + _markdown(("setting", "the paper, or our default", "here"), rows)
     )
 
