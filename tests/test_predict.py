@@ -581,7 +581,7 @@ def test_a_disk_that_is_full_for_the_table(model, images, tmp_path, monkeypatch)
 def test_a_folder_that_cannot_be_made(model, images, tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     message = error_of(InputError, predict_all, model, images[:1], tmp_path / "out")
-    assert message.startswith(f"{tmp_path / 'out' / SETTINGS}: cannot be written")
+    assert message.startswith(f"{tmp_path / 'out' / PREDICTIONS}: cannot be written")
 
 
 def test_a_patient_that_is_too_large_for_the_device(model, images, tmp_path, monkeypatch):

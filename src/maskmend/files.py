@@ -85,11 +85,11 @@ def predict_files(
     if engine == "ray":
         one = partial(_predict_one, details=details)
         from_ray = predict_on_ray(one, model, _by_patient(left), out, settings, workers)
-    for path in left:  # else a call that is stopped would leave masks of two settings
-        mask_file(out, name_of(path)).unlink(missing_ok=True)
-        segmentation_file(out, name_of(path)).unlink(missing_ok=True)
     with open_table(out / PREDICTIONS, [*others, *rows]) as write:
-        try:  # before any mask, and after the rows that were made otherwise are gone
+        for path in left:  # else a call that is stopped would leave masks of two settings
+            mask_file(out, name_of(path)).unlink(missing_ok=True)
+            segmentation_file(out, name_of(path)).unlink(missing_ok=True)
+        try:  # before any mask, and after those that were made otherwise are gone
             write_atomically(out / SETTINGS, json.dumps(model.made_by(settings), indent=2))
         except RunError as error:
             raise InputError(str(error)) from error
