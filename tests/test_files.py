@@ -150,6 +150,20 @@ def test_masks_that_a_person_drew_are_never_written_over(model, images, tmp_path
     assert mask.read_bytes() == b"hours of work"
 
 
+def test_a_worker_that_died_leaves_no_mask_beside_a_failed_row(
+    model, images, tmp_path, monkeypatch
+):
+    def died(predict, model, patients, out, settings, workers):
+        for path, *_ in patients:
+            (out / f"{path.name[:-7]}_mask.nii.gz").write_bytes(b"the first of two frames")
+            yield Row(path.name[:-7], "failed", message="3 workers died on it")
+
+    monkeypatch.setattr("maskmend.files.predict_on_ray", died)
+    rows = predict_files(model, images, tmp_path, model.settings(), engine="ray")
+    assert {row.status for row in rows} == {"failed"}
+    assert content(tmp_path) == {}
+
+
 def test_an_input_that_failed_and_is_gone_is_forgotten(model, images, tmp_path):
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no image")

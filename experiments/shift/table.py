@@ -72,8 +72,8 @@ def main(
 def _told(names: Sequence[str], runs: Path, page: Path) -> list[str]:
     """What stands behind each run's numbers: of one that is gone, what the page knows."""
     before = page.read_text(encoding="utf-8") if page.is_file() else ""
-    known = dict(re.findall(r"^- ((\w+): split .*)$", before, flags=re.MULTILINE))
-    known = {name: line for line, name in known.items()}
+    lines = re.findall(r"^- ((\w+): split .*)$", before, flags=re.MULTILINE)
+    known = {name: line for line, name in lines}
     return [
         known[name] if name in known and not (runs / name).is_dir() else about(runs / name)
         for name in names

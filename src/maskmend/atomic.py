@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from maskmend.errors import RunError
+from maskmend.errors import InputError, RunError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -41,3 +41,12 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another"
             " folder"
         ) from error
+
+
+@contextlib.contextmanager
+def as_input_error() -> Iterator[None]:
+    """Say of files that a caller asked for, and of no run, as an InputError what went wrong."""
+    try:
+        yield
+    except RunError as error:
+        raise InputError(str(error)) from error

@@ -13,7 +13,7 @@ from maskmend.data.cohort import Cohort
 from maskmend.data.volume import read_image, read_mask
 from maskmend.evaluate.figures import Row
 from maskmend.evaluate.scores import MEAN, Evaluation, evaluate
-from maskmend.files import predict_files
+from maskmend.files import mask_file, predict_files
 from maskmend.predict import Model
 from maskmend.progress import progress_bar
 
@@ -84,7 +84,7 @@ def examples(
         assert case.mask is not None
         image, truth = read_image(case.image).voxels, read_mask(case.mask).voxels
         before, after = (
-            read_mask(out / kind / f"{case.name}_mask.nii.gz").voxels for kind in (PLAIN, ADAPTED)
+            read_mask(mask_file(out / kind, case.name)).voxels for kind in (PLAIN, ADAPTED)
         )
         organ = np.flatnonzero(truth.any(axis=(0, 1)))
         middle = int(organ[len(organ) // 2]) if len(organ) else truth.shape[2] // 2

@@ -91,12 +91,18 @@ def to_yaml(config: Config | PriorConfig) -> str:
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
 
 
-def differences(before: AnyConfig, after: AnyConfig) -> list[str]:
-    """Fields in which two configurations differ, as "section.field: before -> after"."""
+def changes(before: AnyConfig, after: AnyConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two configurations differ, by "section.field", with both values."""
     left: dict[str, Any] = _flat(dataclasses.asdict(before))
     right: dict[str, Any] = _flat(dataclasses.asdict(after))
-    both = [*right, *(key for key in left if key not in right)]  # labels come and go
-    return [f"{k}: {left.get(k)} -> {right.get(k)}" for k in both if left.get(k) != right.get(k)]
+    both = {**right, **left}  # labels come and go
+    pairs = {key: (left.get(key), right.get(key)) for key in both}
+    return {key: (was, becomes) for key, (was, becomes) in pairs.items() if was != becomes}
+
+
+def differences(before: AnyConfig, after: AnyConfig) -> list[str]:
+    """The same for people, as "section.field: before -> after"."""
+    return [f"{key}: {was} -> {now}" for key, (was, now) in changes(before, after).items()]
 
 
 def set_field(tree: dict[str, Any], override: str) -> None:

@@ -21,11 +21,10 @@ import numpy as np
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
-from maskmend.atomic import write_atomically
+from maskmend.atomic import as_input_error, write_atomically
 from maskmend.config import PreprocessConfig
 from maskmend.data.preprocess import SliceGrid, grid_of, image_slices, mask_slices
 from maskmend.data.volume import Volume, write_mask
-from maskmend.errors import InputError, RunError
 from maskmend.instance import Adapted
 from maskmend.prediction import Prediction, Prepared, Shown, by_length
 
@@ -128,10 +127,8 @@ def write_details(out: Path, name: str, details: Details, prediction: Prediction
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     path, plain = _files(out, name)
-    try:
+    with as_input_error():
         write_atomically(path, content.getvalue())
-    except RunError as error:
-        raise InputError(str(error)) from error
     write_mask(plain, prediction.plain, prediction.volume)
 
 

@@ -15,19 +15,24 @@ from typing import Literal
 
 import torch
 
-from maskmend.atomic import write_atomically
+from maskmend.atomic import as_input_error, write_atomically
 from maskmend.cluster import predict_on_ray
 from maskmend.config import AdaptationConfig
 from maskmend.data.cohort import patient_of
 from maskmend.data.source import modified_ns, name_of, shown
 from maskmend.details import Details, details_of, has_details, remove_details, write_details
-from maskmend.errors import ConfigError, InputError, RunError
+from maskmend.errors import ConfigError, InputError
 from maskmend.instance import Adapted
 from maskmend.prediction import Prediction, Predictor, Shown, finish
-from maskmend.table import PREDICTIONS, Row, open_table, read_table
-
-SETTINGS = "settings.json"
-_MASK = "_mask.nii.gz"
+from maskmend.table import (
+    MASK,
+    PREDICTIONS,
+    SETTINGS,
+    Row,
+    masked_in,
+    open_table,
+    read_table,
+)
 
 _AHEAD = 2
 """Patients that are read, or wait to be written, beside those that are adapted to."""
@@ -87,16 +92,15 @@ def predict_files(
         from_ray = predict_on_ray(one, model, _by_patient(left), out, settings, workers)
     with open_table(out / PREDICTIONS, [*others, *rows]) as write:
         for path in left:  # else a call that is stopped would leave masks of two settings
-            mask_file(out, name_of(path)).unlink(missing_ok=True)
-            segmentation_file(out, name_of(path)).unlink(missing_ok=True)
-        try:  # before any mask, and after those that were made otherwise are gone
+            _remove_mask(out, name_of(path))
+        with as_input_error():  # before any mask, and after those that were made otherwise are gone
             write_atomically(out / SETTINGS, json.dumps(model.made_by(settings), indent=2))
-        except RunError as error:
-            raise InputError(str(error)) from error
         for row in rows:
             report(row)
 
         def record(row: Row) -> None:
+            if row.status == "failed":  # a mask of a worker that died would belie the row
+                _remove_mask(out, row.image)
             if row.status == "failed" or not details:
                 remove_details(out, row.image)
             write(row)
@@ -163,8 +167,8 @@ def _others(
         ConfigError: Their masks were made otherwise, and nobody could tell them from the new ones;
             or masks are there that nobody predicted, which would be written over.
     """
-    there = sorted(path.name.removesuffix(_MASK) for path in out.glob(f"[!.]*{_MASK}"))
-    others = [name for name in there if name not in {name_of(path) for path in images}]
+    there, named = masked_in(out), {name_of(path) for path in images}
+    others = [name for name in there if name not in named]
     found = there if not (out / SETTINGS).exists() else others
     if found and not _made_alike(model, out, settings):
         more = f" and {len(found) - 1} more" if found[1:] else ""
@@ -283,7 +287,6 @@ def _save(prediction: Prediction, details: Details | None, out: Path) -> Row:
         if details:
             write_details(out, name, details, prediction)
         prediction.save(mask_file(out, name))
-        segmentation_file(out, name).unlink(missing_ok=True)  # of an earlier mask
     except InputError as error:
         return Row(name, "failed", message=str(error))
     message = prediction.message
@@ -301,12 +304,17 @@ def _save(prediction: Prediction, details: Details | None, out: Path) -> Row:
 
 def mask_file(out: Path, name: str) -> Path:
     """The mask of an image, by its name, in a folder of masks."""
-    return out / f"{name}{_MASK}"
+    return out / f"{name}{MASK}"
 
 
 def segmentation_file(out: Path, name: str) -> Path:
     """The same mask as a DICOM segmentation, where one was asked for."""
     return out / f"{name}_mask.dcm"
+
+
+def _remove_mask(out: Path, name: str) -> None:
+    for file in (mask_file(out, name), segmentation_file(out, name)):
+        file.unlink(missing_ok=True)
 
 
 def _by_patient(images: Iterable[Path]) -> list[list[Path]]:

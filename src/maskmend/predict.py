@@ -104,6 +104,13 @@ class Model:
                 guarded, and it has no calibration, or one of other masks.
             RunError: The prior is a denoiser, and it has none.
         """
+        self._check_judge(settings)
+        if settings.method == "guarded" and settings.steps != 0:
+            self._calibrated(settings)
+        elif settings.prior == "denoiser":
+            self._denoiser()
+
+    def _check_judge(self, settings: AdaptationConfig) -> None:
         judge = "discriminator" if settings.method == "guarded" else settings.prior
         if judge == "discriminator" and not self.config.adversarial.enabled and settings.steps != 0:
             raise ConfigError(
@@ -111,10 +118,6 @@ class Model:
                 " (adversarial.enabled: false); choose --steps 0, --prior entropy, or --prior the"
                 " folder of maskmend fit-prior"
             )
-        if settings.method == "guarded" and settings.steps != 0:
-            self._calibrated(settings)
-        elif settings.prior == "denoiser":
-            self._denoiser()
 
     @property
     def structures(self) -> Mapping[int, str]:
@@ -178,7 +181,7 @@ class Model:
             ConfigError: As `check`.
             RunError: As `check`.
         """
-        self.check(settings)
+        self._check_judge(settings)  # what else `check` asks, each branch does
         if settings.method == "guarded" and settings.steps != 0:
             yield from self._mend_patients(patients, settings)
             return

@@ -30,10 +30,9 @@ def adapt_onward(adapt: Adapt, images: Images, fresh: nn.Module, carried: nn.Mod
     if not onward.losses[0] < plain.losses[0]:
         return adapt(images, fresh, None)
     made = adapt(images, carried, None)
-    if made.message:  # it went astray, where there was nothing to fall back on but what was carried
-        seconds = plain.seconds + onward.seconds + made.seconds
-        return dataclasses.replace(plain, message=made.message, seconds=seconds)
     seconds = plain.seconds + onward.seconds + made.seconds
+    if made.message:  # it went astray, where there was nothing to fall back on but what was carried
+        return dataclasses.replace(plain, message=made.message, seconds=seconds)
     return dataclasses.replace(
         made,
         plain=plain.plain,

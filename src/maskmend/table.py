@@ -1,4 +1,4 @@
-"""predictions.csv: how each image went, written as it goes."""
+"""What stands in a folder of masks; predictions.csv: how each image went, written as it goes."""
 
 import csv
 import io
@@ -8,10 +8,14 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from maskmend.atomic import write_atomically
-from maskmend.errors import InputError, RunError
+from maskmend.atomic import as_input_error, write_atomically
+from maskmend.errors import InputError
 
 PREDICTIONS = "predictions.csv"
+SETTINGS = "settings.json"
+"""Beside it: what the masks depend on, but for the images."""
+MASK = "_mask.nii.gz"
+"""And what the name of an image's mask ends with."""
 Status = Literal["done", "check", "failed"]
 
 
@@ -62,9 +66,8 @@ def open_table(path: Path, rows: Sequence[Row] = ()) -> Iterator[Callable[[Row],
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
-        yield
-    except RunError as error:
-        raise InputError(str(error)) from error
+        with as_input_error():
+            yield
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free space or choose another --out"
@@ -83,6 +86,11 @@ def read_table(path: Path) -> list[Row]:
         return []
     known = [row for row in rows[1:] if len(row) == len(_COLUMNS) and row[1] in get_args(Status)]
     return [Row(*row) for row in known]
+
+
+def masked_in(out: Path) -> list[str]:
+    """Names of the images with a mask in a folder, without files that a system hides (._NAME)."""
+    return sorted(path.name.removesuffix(MASK) for path in out.glob(f"[!.]*{MASK}"))
 
 
 _COLUMNS = [field.name for field in fields(Row)]

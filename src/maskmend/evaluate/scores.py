@@ -14,13 +14,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from maskmend.atomic import write_atomically
+from maskmend.atomic import as_input_error, write_atomically
 from maskmend.data.layouts import find_cohort
 from maskmend.data.volume import read_mask
 from maskmend.errors import InputError, RunError
 from maskmend.evaluate.metrics import Scores, score
 from maskmend.evaluate.statistics import Spread, compare, harm
 from maskmend.progress import progress_bar
+from maskmend.table import MASK, PREDICTIONS, SETTINGS, masked_in
 
 Unit = Literal["volume", "slice"]
 
@@ -39,7 +40,6 @@ _SHOWN = {  # column of the printed table: metric, factor
     "Hausdorff mm": ("hausdorff_mm", 1),
     "HD95 mm": ("hausdorff95_mm", 1),
 }
-_MASK = "_mask.nii.gz"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,16 +139,16 @@ def evaluate(
         try:
             if name not in cases:
                 raise InputError(
-                    f"{predictions / name}{_MASK}: has no reference in {references}; "
+                    f"{predictions / name}{MASK}: has no reference in {references}; "
                     "add the reference or remove the mask"
                 )
             for folder in folders.values():
                 if (folder, name) in failed:  # a mask of an earlier call may be there still
                     raise InputError(
-                        f"{folder / name}{_MASK}: the last predict failed on this image; "
+                        f"{folder / name}{MASK}: the last predict failed on this image; "
                         f"{folder / 'predictions.csv'} says why"
                     )
-            masks = {suffix: folder / f"{name}{_MASK}" for suffix, folder in folders.items()}
+            masks = {suffix: folder / f"{name}{MASK}" for suffix, folder in folders.items()}
             records += _score_image(cases[name], masks, unit, structures)
         except InputError as error:
             failures.append((name, str(error)))
@@ -188,13 +188,11 @@ def _score_image(
     """The rows of one image; `masks` is keyed by the suffix of the columns."""
     reference = read_mask(case.mask)
     predicted = {suffix: read_mask(path, like=reference).voxels for suffix, path in masks.items()}
-    everywhere = [slice(None)] * 3
-    parts: dict[int | None, tuple[slice, ...]] = {None: tuple(everywhere)}
+    parts: dict[int | None, tuple[slice, ...]] = {None: ()}
     if unit == "slice":
-        axis = reference.slice_axis
-        before, after = everywhere[:axis], everywhere[axis + 1 :]
-        depth = reference.voxels.shape[axis]
-        parts = {n: (*before, slice(n, n + 1), *after) for n in range(depth)}
+        before = [slice(None)] * reference.slice_axis
+        depth = reference.voxels.shape[reference.slice_axis]
+        parts = {n: (*before, slice(n, n + 1)) for n in range(depth)}
     rows = []
     for number, part in parts.items():
         place = {"image": case.name, "slice": number, "patient": case.patient, "phase": case.phase}
@@ -266,7 +264,7 @@ def find_references(root: Path) -> dict[str, Reference]:
 
 
 def _flat_masks(root: Path) -> dict[str, Path]:
-    files = _visible(root, "*.nii.gz")
+    files = sorted(root.glob("[!.]*.nii.gz"))  # systems hide files of their own, such as ._NAME
     stems = {path.name.removesuffix(".nii.gz"): path for path in files}
     marked = {
         stem.removesuffix(mark): path
@@ -277,23 +275,18 @@ def _flat_masks(root: Path) -> dict[str, Path]:
     return marked or stems  # beside marked masks, plain names are those of images
 
 
-def _visible(folder: Path, pattern: str) -> list[Path]:
-    """Files by name, without those that a system hides, such as macOS's ._NAME."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-
-
 def _names(predictions: Path, references: Iterable[str]) -> list[str]:
     """Every image of which a mask is there or expected."""
-    found = {path.name.removesuffix(_MASK) for path in _visible(predictions, f"*{_MASK}")}
+    found = set(masked_in(predictions))
     if not found:
-        raise InputError(f"{predictions}: holds no NAME{_MASK}; name the folder of the predictions")
+        raise InputError(f"{predictions}: holds no NAME{MASK}; name the folder of the predictions")
     images = _listed(predictions)
     return sorted(found.union(images or references))
 
 
 def _listed(predictions: Path) -> dict[str, str]:
     """Status of each image in predictions.csv; nothing without that file."""
-    index = predictions / "predictions.csv"
+    index = predictions / PREDICTIONS
     if not index.exists():
         return {}
     try:
@@ -306,7 +299,7 @@ def _listed(predictions: Path) -> dict[str, str]:
 
 def _structures_of(predictions: Path) -> dict[int, str]:
     """Label -> name as `predict` wrote them; empty if it did not."""
-    settings = predictions / "settings.json"
+    settings = predictions / SETTINGS
     try:
         named = json.loads(settings.read_text(encoding="utf-8")).get("structures", {})
         return {int(label): str(name) for label, name in named.items()}
@@ -338,7 +331,5 @@ def _with_progress(names: Sequence[str]) -> Iterator[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with as_input_error():
         write_atomically(path, text)
-    except RunError as error:
-        raise InputError(str(error)) from error

@@ -32,7 +32,7 @@ from maskmend.report.pictures import (
     pooled,
     thumbnail,
 )
-from maskmend.table import PREDICTIONS, Row, read_table
+from maskmend.table import PREDICTIONS, SETTINGS, Row, masked_in, read_table
 
 Outcome = Literal["mended", "steadied", "left alone", "failed"]
 
@@ -119,7 +119,7 @@ def read_folder(folder: Path, references: Path | None = None) -> Folder:
             f"{folder / PREDICTIONS}: there is none, or none of this version; name a folder that"
             " maskmend predict filled"
         )
-    made_by = _settings(folder / "settings.json")
+    made_by = _settings(folder / SETTINGS)
     structures = {int(k): str(name) for k, name in made_by.get("structures", {}).items()}
     evaluation, dice, notes, truths = None, {}, {}, {}
     if references is not None:
@@ -213,7 +213,7 @@ def _without_folders(message: str, name: str) -> str:
 
 def _evaluate(folder: Path, references: Path, structures: Mapping[int, str]) -> Evaluation:
     plain = folder / DETAILS
-    baseline = plain if any(plain.glob("*_mask.nii.gz")) else None
+    baseline = plain if masked_in(plain) else None
     with TemporaryDirectory() as unused:
         return evaluate(
             folder, references, Path(unused), baseline=baseline, structures=structures or None

@@ -14,9 +14,8 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from maskmend.atomic import write_atomically
+from maskmend.atomic import as_input_error, write_atomically
 from maskmend.details import DETAILS
-from maskmend.errors import InputError, RunError
 from maskmend.evaluate.scores import MEAN
 from maskmend.report.charts import MARKS, before_and_after, loss_curve, score_bar, violins
 from maskmend.report.entries import Entry, Folder, read_folder
@@ -63,10 +62,8 @@ def write_report(
     """
     path = out or folder / REPORT
     page = _render(read_folder(folder, references), title or folder.resolve().name)
-    try:
+    with as_input_error():
         write_atomically(path, page)
-    except RunError as error:
-        raise InputError(str(error)) from error
     return path
 
 

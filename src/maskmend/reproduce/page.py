@@ -11,7 +11,7 @@ from typing import Any
 
 from maskmend.atomic import write_atomically
 from maskmend.config import Config
-from maskmend.config_file import config_from, differences
+from maskmend.config_file import changes, config_from
 from maskmend.reproduce import paper
 from maskmend.reproduce.study import read_settings
 
@@ -64,11 +64,7 @@ not run.
 def _settings(scale: str) -> str:
     """In what the scale's training is not the paper's."""
     here = config_from(read_settings()["scales"][scale]["config"])
-    rows = []
-    for change in differences(Config(), here):
-        name, _, values = change.partition(": ")
-        before, _, after = values.partition(" -> ")
-        rows.append((f"`{name}`", before, after))
+    rows = [(f"`{name}`", *map(str, pair)) for name, pair in changes(Config(), here).items()]
     return (
         "\nHow long the paper trained is not said. So that training ends, the scale"
         f" `{scale}` is not as the paper in:\n\n"

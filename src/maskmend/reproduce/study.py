@@ -37,6 +37,7 @@ from maskmend.predict import Model, load
 from maskmend.progress import progress_bar
 from maskmend.reproduce.datasets import Dataset
 from maskmend.rivals.denoiser_training import train_denoiser
+from maskmend.table import PREDICTIONS
 from maskmend.train import train
 
 PUBLISHED = "semi_supervised_fold0"
@@ -220,7 +221,7 @@ class Study:
             return pd.read_csv(kept)
         masks = self.masks(key, kind)
         whole = masks / "scores" / "patients.csv"
-        made = masks / "predictions.csv"
+        made = masks / PREDICTIONS
         if not whole.exists() or whole.stat().st_mtime < made.stat().st_mtime:
             dataset = self.datasets[key.dataset]
             evaluate(masks, dataset.root, whole.parent, structures=dataset.structures)
