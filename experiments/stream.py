@@ -103,7 +103,7 @@ def _stream(
         assert case.mask is not None
         truth = read_mask(case.mask, labels=range(model.config.data.classes), like=one.volume)
         before, after = (
-            mean_scores(labels_on_grid(masks, one.grid), truth, model)[0]
+            mean_scores(labels_on_grid(masks, one.grid), truth, model.structures)[0]
             for masks in (made.plain, made.masks)
         )
         losses = made.losses or (float("nan"),)

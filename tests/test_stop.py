@@ -96,7 +96,7 @@ def test_predict_goes_on(hearts, run, tmp_path):
 
 def test_calibrate_leaves_the_run_as_it_was(hearts, run, tmp_path):
     arguments = ("calibrate", run, "--data", hearts, "--device", "cpu")
-    line = stop(tmp_path / "begun", *arguments, hanging=("maskmend.calibrate.run", "quantiles"))
+    line = stop(tmp_path / "begun", *arguments, hanging=("maskmend.calibrate.teach", "quantiles"))
     assert line.endswith("as it was, and the same command goes on with finished students")
     assert not (run / CALIBRATION).exists()
     assert_whole(run)

@@ -34,6 +34,8 @@ from maskmend.rivals.rotation import (
 
 Images = Float[Tensor, "slice channel height width"]
 Masks = Float[Tensor, "slice class height width"]
+PARTS = {"student": "student 1", "committee": COMMITTEE, "advised": ADVISED}
+"""Parts of the guard that are methods of their own, and what it calls them."""
 Method = Callable[[Images], Adapted]
 """Slices of one volume, on the model's device, to masks before and after."""
 
@@ -114,15 +116,17 @@ def _unguarded(name: str) -> Callable[[Model], Method]:
     def method(model: Model) -> Method:
         if not model.students:
             raise RunError(f"{model.run}: has no students; calibrate it with students above 0")
-        mender = _mender(model)
-        shares = mender.committees.get(name, {name: 1.0})
-        made = [(way, shares[way.name]) for way in mender.ways if way.name in shares]
-        return _made(
-            model,
-            lambda images: torch.stack([share * way.masks(images) for way, share in made]).sum(0),
-        )
+        return _made(model, mean_of(_mender(model), name))
 
     return method
+
+
+def mean_of(mender: Mender, name: str) -> Callable[[Images], Masks]:
+    """Masks of one of a mender's ways, or of one of its committees, by the method's name."""
+    way = PARTS[name]
+    shares = mender.committees.get(way, {way: 1.0})
+    made = [(way, shares[way.name]) for way in mender.ways if way.name in shares]
+    return lambda images: torch.stack([share * way.masks(images) for way, share in made]).sum(0)
 
 
 def _ours(model: Model) -> Method:
@@ -142,9 +146,7 @@ METHODS: dict[str, Callable[[Model], Method]] = {
     "dae": _dae,
     "paper": _paper,
     "auto": _auto,
-    "student": _unguarded("student 1"),
-    "committee": _unguarded(COMMITTEE),
-    "advised": _unguarded(ADVISED),
+    **{name: _unguarded(name) for name in PARTS},
     "ours": _ours,
 }
 
@@ -193,15 +195,19 @@ def _made(model: Model, segment: Callable[[Images], Masks]) -> Method:
         masks = segment(images)
         seconds = time.perf_counter() - start
         with torch.no_grad():
-            scores = model.networks.discriminator(masks[:, 1:])
-        return Adapted(
-            plain=masks,
-            masks=masks,
-            losses=(),
-            plain_scores=scores,
-            scores=scores,
-            steps=0,
-            seconds=seconds,
-        )
+            return alone(masks, model.networks.discriminator(masks[:, 1:]), seconds)
 
     return method
+
+
+def alone(masks: Masks, scores: Float[Tensor, " slice"], seconds: float) -> Adapted:
+    """Masks that were made without a step of adaptation, as the result of one."""
+    return Adapted(
+        plain=masks,
+        masks=masks,
+        losses=(),
+        plain_scores=scores,
+        scores=scores,
+        steps=0,
+        seconds=seconds,
+    )

@@ -12,7 +12,7 @@ some severities by a call of their own: --methods paper dae --severities 2.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,7 +36,9 @@ from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import Volume, read_image, read_mask
 from maskmend.errors import ConfigError
 from maskmend.evaluate.metrics import dice, hausdorff95_mm
+from maskmend.instance import Adapted
 from maskmend.predict import Model, load
+from maskmend.prediction import Prepared
 from maskmend.progress import progress_bar
 from maskmend.train import train
 
@@ -171,10 +173,17 @@ def cases_of(model: Model, data: Path, part: str, count: int | None = None) -> l
     """Cases of the part's patients: a few of them evenly spread, from one that the seed decides."""
     assert model.run is not None
     everybody = getattr(read_split(model.run), part)
-    if count is not None and count < len(everybody):
-        places = (np.arange(count) * len(everybody) / count).astype(int) + model.config.seed
-        everybody = [everybody[place % len(everybody)] for place in places]
     cases = find_cohort(data, model.config.data.layout).cases
+    return some_of(cases, everybody, count, model.config.seed)
+
+
+def some_of(
+    cases: Iterable[Case], everybody: Sequence[str], count: int | None, seed: int
+) -> list[Case]:
+    """Cases of a few patients; see `cases_of`."""
+    if count is not None and count < len(everybody):
+        places = (np.arange(count) * len(everybody) / count).astype(int) + seed
+        everybody = [everybody[place % len(everybody)] for place in places]
     return [case for case in cases if case.patient in everybody and case.image and case.mask]
 
 
@@ -198,18 +207,38 @@ def _rows(
     prepared = model.prepare_volume(volume)
     for name, method in methods.items():
         made = method(prepared.slices.to(model.device))
-        labels = labels_on_grid(made.masks, prepared.grid)
-        overlap, distance = mean_scores(labels, truth, model)
-        yield Row(
-            segmentor, name, family, severity, seed, case.patient, case.phase or "",
-            round(overlap, 5), round(distance, 3), round(made.realism_after, 4), made.steps,
-            round(made.seconds, 3), round(made.realism_before, 4),
-        )  # fmt: skip
+        about = (segmentor, name, family, severity, seed, case.patient, case.phase or "")
+        yield row_of(about, made, prepared, truth, model.structures)
 
 
-def mean_scores(labels: np.ndarray, truth: Volume, model: Model) -> tuple[float, float]:
+def row_of(
+    about: tuple[str, str, str, int, int, str, str],
+    made: Adapted,
+    prepared: Prepared,
+    truth: Volume,
+    structures: Collection[int],
+) -> Row:
+    """What a method made of a volume, scored on the image's own grid.
+
+    Args:
+        about: The line's first fields, up to the phase.
+        made: Masks of the volume's slices.
+        prepared: The volume.
+        truth: Its true mask.
+        structures: Labels of those that count.
+    """
+    overlap, distance = mean_scores(labels_on_grid(made.masks, prepared.grid), truth, structures)
+    return Row(
+        *about, round(overlap, 5), round(distance, 3), round(made.realism_after, 4), made.steps,
+        round(made.seconds, 3), round(made.realism_before, 4),
+    )  # fmt: skip
+
+
+def mean_scores(
+    labels: np.ndarray, truth: Volume, structures: Collection[int]
+) -> tuple[float, float]:
     """Dice and Hausdorff distance (95%, mm) of a mask, the mean over structures."""
-    pairs = [(labels == k, truth.voxels == k) for k in model.config.data.structures]
+    pairs = [(labels == k, truth.voxels == k) for k in structures]
     spacing = truth.spacing_mm
     return (
         float(np.mean([dice(*pair) for pair in pairs])),

@@ -21,14 +21,18 @@ from experiments.shift.legend import METHODS, SEGMENTORS
 from experiments.shift.pictures import draw_gains, draw_realism
 from experiments.shift.sequences import SEQUENCES
 from experiments.shift.shifts import FAMILIES, HEADER, SCANNER, UNSEEN, label, middle, order
+from maskmend.calibrate.run import TRIALS
 from maskmend.checkpoint import CONFIG, RUN
 from maskmend.config_file import read_config
 from maskmend.evaluate.statistics import ONE_POINT, compare, harm
+from maskmend.foreign.prior_folder import PRIOR, load_prior
 
 IMAGE = ["segmentor", "seed", "shift", "severity", "patient", "phase"]
 """What a line of the table is about, but for the method."""
 KINDS = {"all shifts": FAMILIES, "all sequences": SEQUENCES, "headers that lie": (HEADER,)}
 """Shifts that are summed up together."""
+BROUGHT = "prior"
+"""Folder of a prior beside a model that was not trained here; see `experiments.brought`."""
 FAILED = 0.7
 """Dice below which a mask is a failure that ought to be found."""
 HARMED = -100 * ONE_POINT
@@ -89,6 +93,8 @@ def _runs(rows: pd.DataFrame) -> list[str]:
 
 def about(run: Path) -> str:
     """What stands behind a run's numbers, for people."""
+    if (run / BROUGHT).is_dir():
+        return _about_brought(run)
     config, ended = read_config(run / CONFIG), json.loads((run / RUN).read_text())
     best, grid, guard = ended["best"], config.preprocess, config.adaptation
     return (
@@ -98,6 +104,21 @@ def about(run: Path) -> str:
         f" students of {guard.student_iterations} updates, {guard.draws} degraded copies and as"
         f" many with artefacts; trained on {ended['device']}, {ended['threads']}"
         f" thread{'s' if ended['threads'] > 1 else ''}, torch {ended['torch']}."
+    )
+
+
+def _about_brought(run: Path) -> str:
+    """The same of a model that was not trained by Maskmend, with its prior."""
+    prior = load_prior(run / BROUGHT)
+    config, made = prior.config, json.loads((run / BROUGHT / PRIOR).read_text())
+    draws = pd.read_csv(run / BROUGHT / TRIALS)["draw"].max() // 2
+    guard, grid = config.adaptation, config.preprocess
+    return (
+        f"{run.name}: `experiments.brought train`, {grid.size} x {grid.size} at {grid.spacing_mm}"
+        f" mm; prior of {config.fitting.iterations} iterations, {guard.students} students of"
+        f" {guard.student_iterations} updates, {draws} degraded copies of the images of"
+        f" {len(config.data.held_out_patients)} held-out patients and as many with artefacts;"
+        f" fitted on {made['device']}, torch {made['torch']}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib import metadata
@@ -92,22 +93,34 @@ def train(
 
 
 @app.command
-def calibrate(run: Path, *, data: Data, draws: Count = 3, device: str | None = None) -> int:
-    """Learn from the validation patients how far a run's masks can be trusted.
+def calibrate(
+    run: Path,
+    *,
+    data: Data,
+    model: Path | None = None,
+    draws: Count = 3,
+    device: str | None = None,
+) -> int:
+    """Learn from the validation patients how far a run's masks, or a model's, can be trusted.
 
     Needed once, for predict --method guarded; a training whose configuration asks for that method
     ends with it.
 
     Args:
-        run: Run folder of a training.
+        run: Run folder of a training; with --model the folder of a prior for that model.
         data: Folder of the data that it was trained on.
+        model: A model that was not trained here. The prior's held-out patients validate it.
         draws: Degraded copies of each validation image to learn from, and as many with artefacts.
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
     """
     from maskmend.calibrate.run import calibrate_run
+    from maskmend.foreign.calibrate_model import calibrate_model
 
     console = Console(stderr=True)
-    calibration = calibrate_run(run, data, draws=draws, device=device, console=console)
+    if model is None:
+        calibration = calibrate_run(run, data, draws=draws, device=device, console=console)
+    else:
+        calibration = calibrate_model(model, run, data, draws=draws, device=device, console=console)
     print(
         f"{run}: predicted and true Dice correlate by {calibration.correlation:.2f};"
         f" {calibration.guard.rule}"
@@ -121,6 +134,7 @@ def fit_prior(
     data: Data,
     out: Out,
     model: Path | None = None,
+    held_out: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     device: str | None = None,
 ) -> int:
@@ -134,6 +148,8 @@ def fit_prior(
         out: Folder of the prior.
         model: Whose predictions are fakes too: a run folder, whose validation patients are held
             out, a TorchScript or torch.export file, or a MONAI bundle. The prior gets its grid.
+        held_out: Patients that the model was not trained on, which a guard is then fitted to
+            (maskmend calibrate --model). By default a fifth of all, and no guard.
         set_: section.field=value, over the defaults or the model's; may be repeated. The sections
             are those of PRIOR/config.yaml.
         device: cpu, cuda, cuda:1, ... By default a GPU if there is one.
@@ -142,8 +158,10 @@ def fit_prior(
     from maskmend.foreign.fit import fit_folder, source_of
 
     where = device_of(device)
-    source = source_of(model, set_, where) if model else None
-    prior = fit_folder(data, out, source=source, overrides=set_, device=where)
+    names = [f"data.held_out_patients={json.dumps(held_out)}"] if held_out else []
+    overrides = [*names, *set_]
+    source = source_of(model, overrides, where) if model else None
+    prior = fit_folder(data, out, source=source, overrides=overrides, device=where)
     print(f"{out}: masks that score {prior.enough:+.2f} are realistic enough")
     return DONE
 

@@ -390,6 +390,9 @@ class PriorDataConfig(StructuresConfig):
     held_out: float = Field(default=0.2, gt=0, lt=1)
     """Share of the patients that the prior is not fitted to, by which it is known how realistic is
     enough. Those of a run's own validation, where the prior is fitted to a run."""
+    held_out_patients: tuple[str, ...] = ()
+    """Hold out these instead: patients that the model was not trained on. A guard is fitted to
+    them, and to no others."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -427,6 +430,14 @@ class PriorConfig:
     )
     """Of the masks the discriminator sees, as in training."""
     fitting: FittingConfig = FittingConfig()
+    segmentor: SegmentorConfig = SegmentorConfig(width=32)
+    """Of the noisy students of the model that a guard is fitted to; they learn from scratch."""
+    image_augmentation: AugmentationConfig = AugmentationConfig(
+        rotation_deg=(-30.0, 30.0), translation=0.1, scale=0.15
+    )
+    """Of the images that students are taught with."""
+    adaptation: AdaptationConfig = AdaptationConfig(student_iterations=4000)
+    """How to adapt with this prior. Of the guard its fields tell how it is fitted."""
 
     @model_validator(mode="after")
     def _judges_masks_alone(self) -> PriorConfig:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args, get_type_hints, overload
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from maskmend.config import Config, ModelConfig, PriorConfig
+from maskmend.config import AdaptationConfig, Config, ModelConfig, PriorConfig
 from maskmend.errors import ConfigError
 
 AnyConfig = TypeVar("AnyConfig", Config, PriorConfig, ModelConfig)
@@ -84,6 +84,27 @@ def config_from(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ConfigError(f"{source}: {_explain(first, kind)}") from error
+
+
+def adaptation_of(
+    base: AdaptationConfig, given: Mapping[str, Any], *, judged: bool
+) -> AdaptationConfig:
+    """A model's settings of adaptation, but for the fields that are given and not None.
+
+    Args:
+        base: The model's.
+        given: Fields by name.
+        judged: Whether a discriminator can score its masks. If not, plain inference reports their
+            entropy, which changes nothing.
+
+    Raises:
+        ConfigError: There is no such field, or its value is wrong.
+    """
+    fields = {name: value for name, value in given.items() if value is not None}
+    if not judged and fields.get("steps") == 0:
+        fields.setdefault("prior", "entropy")
+    tree = {"adaptation": dataclasses.asdict(base) | fields}
+    return config_from(tree, source="settings").adaptation
 
 
 def to_yaml(config: Config | PriorConfig) -> str:

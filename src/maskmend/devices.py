@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision."""
+"""Where to compute, in which precision, and how much at once."""
 
 from typing import Literal
 
@@ -19,6 +19,11 @@ def device_of(name: str | torch.device | None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA
         raise ConfigError(f"device: {name} is not available on this machine; try cpu") from error
+
+
+def slices_a_pass(device: torch.device) -> int:
+    """Most slices that go through a network together where nothing else says how many."""
+    return 512 if device.type == "cuda" else 32
 
 
 def resolve_precision(

@@ -13,17 +13,18 @@ from maskmend.adapt import adapt_all
 from maskmend.build import Networks
 from maskmend.checkpoint import WEIGHTS, digest_of, load_run, validation_realism
 from maskmend.config import AdaptationConfig, Config
-from maskmend.config_file import config_from
+from maskmend.config_file import adaptation_of
 from maskmend.data.preprocess import grid_of, image_slices
 from maskmend.data.source import read_source
 from maskmend.data.volume import Volume
 from maskmend.denoiser import DENOISER, read_denoiser
-from maskmend.devices import autocast, device_of, weights_dtype
+from maskmend.devices import autocast, device_of, slices_a_pass, weights_dtype
 from maskmend.errors import ConfigError, RunError
 from maskmend.frozen import frozen
-from maskmend.guard.assemble import assemble
+from maskmend.guard.assemble import assemble, opinion
 from maskmend.guard.calibration import Calibration, read_calibration
 from maskmend.guard.mend import Mender
+from maskmend.guard.patients import check_figures, is_calibrated, mend_patients
 from maskmend.guard.student import STUDENTS, read_students
 from maskmend.instance import Adapted
 from maskmend.prediction import Prediction, Prepared, finish
@@ -31,9 +32,6 @@ from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Pri
 from maskmend.rivals.follow import follow_denoiser
 from maskmend.segmentor import UNet
 from maskmend.stream import adapt_onward
-
-_SLICES = {False: 32, True: 512}
-"""Slices in one pass, without and with a GPU; halved when memory runs out."""
 
 
 class Model:
@@ -90,11 +88,8 @@ class Model:
         Raises:
             ConfigError: There is no such field, or its value is wrong.
         """
-        given = {name: value for name, value in adaptation.items() if value is not None}
-        if not self.config.adversarial.enabled and given.get("steps") == 0:
-            given.setdefault("prior", "entropy")  # which is reported, and changes nothing
-        chosen = dataclasses.asdict(self.config.adaptation) | given
-        return config_from({"adaptation": chosen}, source="settings").adaptation
+        judged = self.config.adversarial.enabled
+        return adaptation_of(self.config.adaptation, adaptation, judged=judged)
 
     def check(self, settings: AdaptationConfig) -> None:
         """Make sure that the run has what the settings ask for.
@@ -219,28 +214,18 @@ class Model:
         self, patients: Iterable[Sequence[Prepared]], settings: AdaptationConfig
     ) -> Iterator[tuple[int, list[Adapted]]]:
         mender, calibration = self._calibrated(settings)
-        carried = None
-        for number, prepared in enumerate(patients):
-            made = []
-            for one in prepared:
-                images = one.slices.to(self.device)
-                made.append(mender.mend(images, calibration, carried))
-                carried = (made[-1].adaptor or carried) if settings.continual else None
-            yield number, made
+
+        def mend(one: Prepared, carried: nn.Module | None) -> Adapted:
+            return mender.mend(one.slices.to(self.device), calibration, carried)
+
+        yield from mend_patients(mend, patients, continual=settings.continual)
 
     def _calibrated(self, settings: AdaptationConfig) -> tuple[Mender, Calibration]:
-        if self.calibration is None:
-            raise ConfigError(
-                f"method: {self.run or 'the run'} is not calibrated; maskmend calibrate it, or"
-                " choose --method paper"
-            )
-        mender = self.mender(self.calibration.quantiles, self.calibration.realistic, settings)
-        if mender.figures != len(self.calibration.quality.centre):
-            raise ConfigError(
-                f"method: {self.run or 'the run'} was calibrated with other masks than this version"
-                " makes; maskmend calibrate it again, or choose --method paper"
-            )
-        return mender, self.calibration
+        who, remedy = str(self.run or "the run"), "maskmend calibrate it"
+        known = is_calibrated(self.calibration, who, remedy)
+        mender = self.mender(known.quantiles, known.realistic, settings)
+        check_figures(mender, known, who, remedy)
+        return mender, known
 
     def _adapt_onward(
         self, patients: Iterable[Sequence[Prepared]], settings: AdaptationConfig
@@ -286,7 +271,7 @@ class Model:
             instances,
             settings,
             enough=self.enough if settings.prior == "discriminator" else None,
-            slices=self._slices,
+            slices=slices_a_pass(self.device),
             # Masks have 32 bits whatever adaptation had, so that plain ones are plain inference.
             exact=None if settings.batch_norm == "train" or segmentor is full else full,
         )
@@ -322,23 +307,25 @@ class Model:
             realistic: The discriminator's score of true masks.
             settings: Their precision counts.
         """
+        adaptor, dtype = self.networks.adaptor, self._dtype(settings)
+        trained, *students = (
+            opinion(one, adaptor, dtype) for one in (self.networks.segmentor, *self.students)
+        )
+        exact = nn.Sequential(adaptor, self._folded(torch.float32)[0])
         return assemble(
-            self.networks,
-            self.students,
-            self._discriminator_prior(self._dtype(settings)),
+            exact,
+            trained,
+            students,
+            self._discriminator_prior(dtype),
             settings,
+            self.device,
             quantiles=quantiles,
             realistic=realistic,
             classes=self.config.data.classes,
-            slices=self._slices,
         )
 
     def _dtype(self, settings: AdaptationConfig) -> torch.dtype:
         return weights_dtype(settings.precision, self.device)
-
-    @property
-    def _slices(self) -> int:
-        return _SLICES[self.device.type == "cuda"]
 
     def _folded(self, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
         """Segmentor and discriminator in their fastest form."""

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maskmend.config import AdaptationConfig
-from maskmend.data.preprocess import SliceGrid, labels_on_grid, touches_crop
+from maskmend.data.preprocess import SliceGrid, labels_on_grid, mask_slices, touches_crop
 from maskmend.data.volume import Volume, write_mask
 from maskmend.instance import Adapted, Masks
 from maskmend.plane import Plane
@@ -72,6 +72,10 @@ class Prepared:
         """The mask on the file's grid."""
         return labels_on_grid(masks, self.grid)
 
+    def truth(self, mask: Volume, classes: int) -> UInt8[Tensor, "slice height width"]:
+        """A mask of the file's grid on the slices."""
+        return mask_slices(mask, self.grid, classes)
+
     def cut(self, masks: Masks) -> str:
         """What to say of a mask that runs into the crop, if it does."""
         if not touches_crop(masks.argmax(1).cpu(), self.grid):
@@ -100,6 +104,9 @@ class Shown(Protocol):
 
     def labels(self, masks: Masks) -> UInt8[np.ndarray, "x y z"]:
         """A mask of the slices on the file's grid."""
+
+    def truth(self, mask: Volume, classes: int) -> UInt8[Tensor, "slice height width"]:
+        """A mask of the file's grid on the slices; `labels`, backwards."""
 
     def cut(self, masks: Masks) -> str:
         """What to say of a mask that is cut by the border of what the network sees, if it is."""

@@ -24,10 +24,12 @@ def lessons():
     return Lessons(images=images, labels=labels, annotated=12)
 
 
-def taught(lessons, iterations=3, number=0, **changes):
+def taught(lessons, iterations=3, number=0, precision="32-true", **changes):
     adaptation = dataclasses.replace(GUARDED.adaptation, student_iterations=iterations)
     config = dataclasses.replace(GUARDED, adaptation=adaptation, **changes)
-    return train_student(random_segmentor(), nn.Identity(), lessons, config, number=number)
+    return train_student(
+        random_segmentor(), nn.Identity(), lessons, config, precision=precision, number=number
+    )
 
 
 def test_it_finds_what_it_was_taught(lessons):
@@ -95,6 +97,5 @@ def test_half_a_batch_has_peoples_masks(lessons, monkeypatch):
 
 
 def test_images_are_degraded_in_32_bits_where_networks_are_not(lessons):
-    training = dataclasses.replace(GUARDED.training, precision="bf16-mixed")
-    student = taught(lessons, iterations=1, training=training)
+    student = taught(lessons, iterations=1, precision="bf16-mixed")
     assert all(tensor.isfinite().all() for tensor in student.state_dict().values())

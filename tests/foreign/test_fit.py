@@ -28,13 +28,6 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hearts")
-    write_cohort(root, patients=5, seed=0, size=32, spacing_mm=9.5)
-    return root
-
-
-@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run whose split is that of the patients above."""
     folder = tmp_path_factory.mktemp("run")

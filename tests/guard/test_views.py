@@ -30,6 +30,14 @@ def test_a_quarter_turn_moves_what_was_right():
     assert (row, column) == pytest.approx((17.5, 31.5), abs=0.1)
 
 
+def test_slices_that_are_no_squares_are_turned_as_they_are():
+    """A turn of the whole square, cropped, is one of the crop."""
+    square = blob()
+    wide = square[:, :, 12:52]
+    turned = View(degrees=30).of(square)[:, :, 12:52]
+    torch.testing.assert_close(View(degrees=30).of(wide), turned, atol=1e-4, rtol=1e-4)
+
+
 def test_area_grows_by_the_square_and_distance_by_the_zoom():
     view = View(zoom=1.3)
     small, large = blob(), view.of(blob())

@@ -206,7 +206,7 @@ def test_in_a_stream_exact_masks_are_those_of_what_was_carried(images, prior, tm
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--method", "guarded"), "was not trained here and is not calibrated; choose --method"),
+        (("--method", "guarded"), "is not calibrated; maskmend fit-prior and calibrate (--model)"),
         (("--prior", "denoiser"), "comes without a denoiser; give --prior the folder"),
         (("--prior", "nowhere"), "--prior nowhere: is none of discriminator, entropy, denoiser"),
     ],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from maskmend.augment import draw_augmentation
-from maskmend.config import Config, DegradationConfig
+from maskmend.config import Config, DegradationConfig, Precision, PriorConfig
 from maskmend.degrade import degrade
 from maskmend.devices import autocast
 from maskmend.losses import supervised_loss
@@ -41,8 +41,9 @@ def train_student(
     segmentor: UNet,
     adaptor: nn.Module,
     lessons: Lessons,
-    config: Config,
+    config: Config | PriorConfig,
     *,
+    precision: Precision = "32-true",
     number: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> UNet:
@@ -52,10 +53,12 @@ def train_student(
     half cosine).
 
     Args:
-        segmentor: The teacher; stays as it is, and tells the device.
+        segmentor: Where the student starts, as a rule its teacher; stays as it is, and tells the
+            device.
         adaptor: What stands in front of both, not tuned.
         lessons: What is learnt.
-        config: Of the run: seed, augmentation, how slices are standardised, precision.
+        config: Seed, augmentation, how slices are standardised.
+        precision: Arithmetic of the networks.
         number: Which student; each draws other batches.
         advance: Called after each update.
 
@@ -72,7 +75,7 @@ def train_student(
     equal = torch.ones(config.data.classes, device=device)
     for _ in range(iterations):
         images, labels = _draw(lessons, config, rng)
-        with autocast(config.training.precision, device):
+        with autocast(precision, device):
             logits = student(adaptor(images.to(device)))
         loss = supervised_loss(logits, labels.to(device), equal, dice=1)
         optimizer.zero_grad()
@@ -83,12 +86,14 @@ def train_student(
     # Running statistics are those of the last few batches, and one strange image spoils them.
     settling = min(_SETTLING, iterations)
     batches = [_draw(lessons, config, rng)[0] for _ in range(settling)]  # in 32 bits
-    with autocast(config.training.precision, device):
+    with autocast(precision, device):
         update_bn((adaptor(images.to(device)) for images in batches), student)
     return student.eval().requires_grad_(False)
 
 
-def _draw(lessons: Lessons, config: Config, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _draw(
+    lessons: Lessons, config: Config | PriorConfig, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     """A batch of degraded images and their labels, moved together."""
     annotated = rng.integers(lessons.annotated, size=BATCH // 2)
     any_of_them = rng.integers(len(lessons.images), size=BATCH - BATCH // 2)

@@ -12,17 +12,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maskmend.calibrate.artefacts import ARTEFACTS, spoil
+from maskmend.calibrate.teacher import Teacher
 from maskmend.calibrate.trial import Trial
 from maskmend.components import one_hot
 from maskmend.config import DegradationConfig
 from maskmend.data.cohort import Case
-from maskmend.data.preprocess import mask_slices
 from maskmend.data.volume import read_mask
 from maskmend.degrade import degrade_volume
 from maskmend.guard.mend import Mender
 from maskmend.guard.quality import agreements
-from maskmend.predict import Model
-from maskmend.prediction import Prepared
+from maskmend.prediction import Shown
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Example:
     """0 is the image as it is, then come degraded copies, then as many with an artefact."""
     slices: Float[Tensor, "slice 1 height width"]
     labels: UInt8[Tensor, "slice height width"]
+    seen: Shown
+    """The image as it is."""
 
     @torch.no_grad()
     def realism(self, mender: Mender) -> float:
@@ -51,38 +52,35 @@ class Example:
         return Trial(self.patient, features, dice, self.draw, shared)
 
 
-def examples(model: Model, case: Case, number: int, draws: int) -> Iterator[Example]:
+def examples(teacher: Teacher, case: Case, number: int, draws: int) -> Iterator[Example]:
     """The image as it is, degraded copies, and as many with artefacts.
 
     Args:
-        model: What prepares it.
+        teacher: What prepares it.
         case: An image with a mask.
         number: How many images came before; decides with the seed what is drawn.
         draws: Degraded copies.
     """
     assert case.image is not None
-    prepared, preprocess = model.prepare(case.image), model.config.preprocess
-    rng = np.random.default_rng([model.config.seed, number])
-    labels = true_labels(model, case, prepared)
+    seen, config = teacher.prepare(case.image), teacher.config
+    rng = np.random.default_rng([config.seed, number])
+    labels = true_labels(case, seen, config.data.classes)
     for draw in range(1 + 2 * draws):
-        slices = prepared.slices
+        slices = seen.slices
         if draw:
             if draw <= draws:
-                degraded = degrade_volume(slices, DegradationConfig(), preprocess, rng)
+                degraded = degrade_volume(slices, DegradationConfig(), config.preprocess, rng)
             else:
                 # In turn: of some twenty patients' images, chance would show one kind seldom.
                 artefact = ARTEFACTS[(number * draws + draw) % len(ARTEFACTS)]
-                degraded = spoil(slices, artefact, preprocess, rng)
+                degraded = spoil(slices, artefact, config.preprocess, rng)
             # Between the two: a guard must know mild changes, in which there is less to gain.
             slices = torch.lerp(slices, degraded, float(rng.uniform(0.25, 1)))
-        yield Example(case.patient, draw, slices.to(model.device), labels)
+        yield Example(case.patient, draw, slices.to(teacher.device), labels, seen)
 
 
-def true_labels(
-    model: Model, case: Case, prepared: Prepared
-) -> UInt8[Tensor, "slice height width"]:
-    """People's mask of an image, on the grid that the model sees."""
+def true_labels(case: Case, seen: Shown, classes: int) -> UInt8[Tensor, "slice height width"]:
+    """People's mask of an image, on the slices that the segmentor sees."""
     assert case.mask is not None
-    classes = model.config.data.classes
-    truth = read_mask(case.mask, labels=range(classes), like=prepared.volume)
-    return mask_slices(truth, prepared.grid, classes)
+    truth = read_mask(case.mask, labels=range(classes), like=seen.volume)
+    return seen.truth(truth, classes)

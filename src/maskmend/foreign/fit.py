@@ -187,20 +187,27 @@ def _patients(
     """Whom to fit to and whom to hold out: the source's own, or a share that the seed draws."""
     cases = cohort.everything
     everybody = {case.patient for case in cases}
+    named = {*config.data.held_out_patients}
     if source and source.patients and all(everybody & {*n} for n in source.patients.values()):
+        if named:
+            raise ConfigError(
+                "data.held_out_patients: the run's validation patients are held out; leave it out"
+            )
         return {use: sorted(everybody & {*names}) for use, names in source.patients.items()}
+    if missing := sorted(named - everybody):
+        raise InputError(f"{cohort.root}: {missing[0]}, who is to be held out, is missing")
     judged = [case.patient for case in cases if case.mask and (case.image or not source)]
     # Sorting by a hash gives the same order on every platform.
     order = sorted(
         {*judged}, key=lambda name: hashlib.sha256(f"{config.seed} {name}".encode()).digest()
     )
-    held_out = order[: max(1, round(config.data.held_out * len(order)))]
+    held_out = named or {*order[: max(1, round(config.data.held_out * len(order)))]}
     if len(order) < 2:
         raise InputError(
             f"{cohort.root}: masks{' with an image' if source else ''} of {len(order)} patients,"
             " expected at least 2, of which one is held out; add some"
         )
-    return {"fitted": sorted(everybody - {*held_out}), "held_out": sorted(held_out)}
+    return {"fitted": sorted(everybody - held_out), "held_out": sorted(held_out)}
 
 
 def _load(

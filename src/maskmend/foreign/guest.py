@@ -18,14 +18,18 @@ from torch import Tensor, nn
 
 from maskmend.adapt import adapt
 from maskmend.config import AdaptationConfig
-from maskmend.config_file import config_from
+from maskmend.config_file import adaptation_of
 from maskmend.data.source import read_source, shown
 from maskmend.data.volume import Volume
 from maskmend.devices import device_of
 from maskmend.errors import ConfigError, InputError
 from maskmend.foreign.fitted import FittedPrior
-from maskmend.foreign.onto import Onto
+from maskmend.foreign.onto import Onto, order_of
 from maskmend.foreign.prior_folder import load_prior
+from maskmend.foreign.standard import Standard
+from maskmend.foreign.ward import Ward, calibration_of
+from maskmend.guard.calibration import Calibration
+from maskmend.guard.patients import check_figures, is_calibrated, mend_patients
 from maskmend.instance import Adapted
 from maskmend.models import own
 from maskmend.models.brought import BroughtModel
@@ -44,10 +48,11 @@ class Guest:
         model: The model.
         prior: What judges its masks; without it, their entropy does.
         device: Where to compute.
-        folder: Where the prior came from.
+        folder: Where the prior came from; with its calibration, if that is of this model.
 
     Raises:
         ConfigError: Model and prior have other structures.
+        RunError: The calibration is damaged.
     """
 
     def __init__(
@@ -58,12 +63,16 @@ class Guest:
         folder: Path | None = None,
     ):
         self.model, self.prior, self.device, self.folder = model, prior, device, folder
-        self.order = _order(model, prior) if prior else ()
+        self.order = order_of(model, prior) if prior else []
         for network in (model.network, model.exact):
             if network is not None:
                 network.to(device)
+        self.ward: Ward | None = None
+        self.calibration: Calibration | None = None
         if prior:
             prior.to(device)
+        if prior and folder and (calibration := calibration_of(model, prior, folder)):
+            self.ward, self.calibration = Ward(model, prior, folder, device), calibration
 
     def predict(self, image: str | Path, **adaptation: Any) -> Prediction:
         """Segment one image file, as `Model.predict`."""
@@ -73,15 +82,13 @@ class Guest:
         return finish(prepared, adapted)[0]
 
     def settings(self, **adaptation: Any) -> AdaptationConfig:
-        """The paper's settings, but for the fields that are given and not None.
+        """The prior's settings, but for the fields that are given and not None.
 
         Raises:
             ConfigError: There is no such field, its value is wrong, or the model cannot have it.
         """
-        given = {name: value for name, value in adaptation.items() if value is not None}
-        if self.prior is None and given.get("steps") == 0:
-            given.setdefault("prior", "entropy")  # which is reported, and changes nothing
-        settings = config_from({"adaptation": given}, source="settings").adaptation
+        base = self.prior.config.adaptation if self.prior else AdaptationConfig()
+        settings = adaptation_of(base, adaptation, judged=self.prior is not None)
         self.check(settings)
         return settings
 
@@ -89,13 +96,12 @@ class Guest:
         """Make sure that the model can have these settings.
 
         Raises:
-            ConfigError: The method is guarded, or there is no such prior.
+            ConfigError: The method is guarded and there is no calibration of this model, or there
+                is no such prior.
         """
-        if settings.method == "guarded":
-            raise ConfigError(
-                f"method: {self.model.path} was not trained here and is not calibrated; choose"
-                " --method paper"
-            )
+        if settings.method == "guarded" and settings.steps != 0:
+            self._guard()
+            return
         judged_here = settings.prior == "entropy" or self.prior is not None
         if settings.prior == "denoiser" or not (judged_here or settings.steps == 0):
             raise ConfigError(
@@ -110,11 +116,13 @@ class Guest:
 
     def made_by(self, settings: AdaptationConfig) -> dict[str, Any]:
         """What masks depend on, but for the images."""
+        calibration = self.calibration if settings.method == "guarded" else None
         return {
             "weights_sha256": self.model.digest,
             "prior_sha256": self.prior.digest if self.prior else None,
             "structures": {str(label): name for label, name in self.model.structures.items()},
             "adaptation": dataclasses.asdict(settings),
+            "calibration": calibration and calibration.to_dict(),
         }
 
     def loader(self) -> Callable[[], "Guest"]:
@@ -160,6 +168,9 @@ class Guest:
         Raises:
             ConfigError: Model, prior and images do not fit each other.
         """
+        if settings.method == "guarded" and settings.steps != 0:
+            yield from self._mend_patients(patients, settings)
+            return
         carried: nn.Module | None = None
         for number, prepared in enumerate(patients):
             made = []
@@ -167,6 +178,37 @@ class Guest:
                 made.append(self._adapt(images.to(self.device), plane, settings, carried))
                 carried = made[-1].adaptor if settings.continual else None
             yield number, made
+
+    def _mend_patients(
+        self, patients: Iterable[Sequence[Shown]], settings: AdaptationConfig
+    ) -> Iterator[tuple[int, list[Adapted]]]:
+        ward, calibration = self._guard()
+        without = dataclasses.replace(settings, method="paper", steps=0, continual=False)
+
+        def mend(one: Shown, carried: nn.Module | None) -> Adapted:
+            seen = Standard.of(one)
+            mender = ward.mender(calibration.quantiles, calibration.realistic, seen)
+            check_figures(mender, calibration, *self._called)
+            made = mender.mend(seen.slices.to(self.device), calibration, carried)
+            # Of the slices as they are, so that a mask that is left alone is so to the last bit.
+            plain = self._adapt(one.slices.to(self.device), one.plane, without, None).plain
+            masks = plain if made.shown is None else made.masks
+            return dataclasses.replace(made, plain=plain, masks=masks)
+
+        yield from mend_patients(mend, patients, continual=settings.continual)
+
+    def _guard(self) -> tuple[Ward, Calibration]:
+        calibration = is_calibrated(self.calibration, *self._called)
+        assert self.ward is not None  # as there is a calibration
+        return self.ward, calibration
+
+    @property
+    def _called(self) -> tuple[str, str]:
+        """Who would have to be calibrated, and how."""
+        path = self.model.path
+        if self.folder is None:
+            return str(path), "maskmend fit-prior and calibrate (--model), and give --prior"
+        return f"{path} with {self.folder}", f"maskmend calibrate that with --model {path}"
 
     def _adapt(
         self,
@@ -237,20 +279,6 @@ def _instances(
         slices = torch.cat([one.slices for one in group])
         for images in slices.split(1) if settings.instance == "slice" else (slices,):
             yield plane, images
-
-
-def _order(model: BroughtModel, prior: FittedPrior) -> list[int]:
-    """The model's classes in the prior's order: by name if they share all, else by label."""
-    theirs, ours = prior.config.data.structures, model.structures
-    if len(theirs) != len(ours):
-        raise ConfigError(
-            f"{model.path}: segments {', '.join(ours.values())}; the prior knows"
-            f" {', '.join(theirs.values())}; fit a prior to masks of the same structures"
-        )
-    labels = {name.lower(): label for label, name in ours.items()}
-    if labels.keys() == {name.lower() for name in theirs.values()}:
-        return [0, *(labels[theirs[label].lower()] for label in sorted(theirs))]
-    return [0, *sorted(ours)]
 
 
 def _affine(volume: Volume) -> Tensor:

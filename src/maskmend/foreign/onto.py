@@ -9,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskmend.config import PreprocessConfig
+from maskmend.errors import ConfigError
+from maskmend.foreign.fitted import FittedPrior
+from maskmend.models.brought import BroughtModel
 from maskmend.plane import Plane
 from maskmend.priors import Prior
 
@@ -40,3 +43,17 @@ class Onto:
 
     def _seen(self, masks: Masks) -> Masks:
         return self.plane.onto(masks[:, self.order], self.config)
+
+
+def order_of(model: BroughtModel, prior: FittedPrior) -> list[int]:
+    """The model's classes in the prior's order: by name if they share all, else by label."""
+    theirs, ours = prior.config.data.structures, model.structures
+    if len(theirs) != len(ours):
+        raise ConfigError(
+            f"{model.path}: segments {', '.join(ours.values())}; the prior knows"
+            f" {', '.join(theirs.values())}; fit a prior to masks of the same structures"
+        )
+    labels = {name.lower(): label for label, name in ours.items()}
+    if labels.keys() == {name.lower() for name in theirs.values()}:
+        return [0, *(labels[theirs[label].lower()] for label in sorted(theirs))]
+    return [0, *sorted(ours)]

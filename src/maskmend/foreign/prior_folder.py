@@ -1,9 +1,12 @@
 """A prior on disk: safetensors weights, YAML and JSON beside them, never a pickle.
 
 PRIOR/config.yaml             how it was fitted, and how masks are prepared for it
+      split.json              the patients it was fitted to, and those held out
       weights.safetensors     the discriminator
       prior.json              how realistic is enough, scores of what was held out, versions
       checkpoint.safetensors  the latest state of a fit that has not ended, to resume from
+      calibration.json        how far a model's masks can be trusted (`maskmend calibrate`)
+      students.safetensors    that model's noisy students, made by the same call
 """
 
 import json

@@ -1,14 +1,14 @@
-"""A run's networks, put together to all ways in which it can segment a volume."""
+"""A segmentor and its students, put together to all ways in which they can segment a volume."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskmend.build import Networks
 from maskmend.config import AdaptationConfig
-from maskmend.devices import autocast, weights_dtype
+from maskmend.devices import autocast, slices_a_pass
 from maskmend.frozen import frozen
 from maskmend.guard.batch_norm import mixed_statistics
 from maskmend.guard.corrections import corrections
@@ -22,31 +22,58 @@ _OWN = 0.5
 Network = Callable[..., Tensor]
 
 
+class Opinion(NamedTuple):
+    """A frozen network, images to logits, in its two kinds of batch norm statistics."""
+
+    trained: nn.Module
+    mixed: nn.Module
+    """The same function where there is no batch norm."""
+
+
+def opinion(network: nn.Module, adaptor: nn.Module, dtype: torch.dtype) -> Opinion:
+    """What a network of ours makes of images behind an adaptor.
+
+    Args:
+        network: Images to logits; stays as it is.
+        adaptor: Images to images.
+        dtype: Of the convolutions' weights.
+    """
+    return Opinion(
+        nn.Sequential(adaptor, frozen(network, dtype)),
+        nn.Sequential(adaptor, mixed(frozen(network, dtype, fold=False))),
+    )
+
+
+def mixed(network: nn.Module) -> nn.Module:
+    """A copy whose batch norms take half of their statistics from the images."""
+    return mixed_statistics(network, _OWN)
+
+
 def assemble(
-    networks: Networks,
-    students: Sequence[nn.Module],
+    exact: nn.Module,
+    segmentor: Opinion,
+    students: Sequence[Opinion],
     prior: Prior,
     settings: AdaptationConfig,
+    device: torch.device,
     *,
     quantiles: Float[Tensor, " quantile"],
     realistic: float,
     classes: int,
-    slices: int,
 ) -> Mender:
     """All ways, and what judges their masks.
 
     Args:
-        networks: The run's.
-        students: Noisy students of its segmentor (see `student`).
-        prior: Its discriminator, frozen.
+        exact: The segmentor in 32 bits, images to logits.
+        segmentor: The same, as fast as it can be.
+        students: Its noisy students (see `student`).
+        prior: A discriminator, frozen.
         settings: Their precision counts.
+        device: Where all of them are.
         quantiles: Of the training images (see `corrections`).
         realistic: The discriminator's score of true masks.
         classes: Of the masks, the background included.
-        slices: Most in one pass, but where they are to have their own statistics.
     """
-    device = next(networks.segmentor.parameters()).device
-    dtype = weights_dtype(settings.precision, device)
 
     def in_precision(network: Network) -> Network:
         def run(*given: Tensor) -> Tensor:
@@ -56,32 +83,20 @@ def assemble(
         return run
 
     def in_parts(segment: Network) -> Network:
+        slices = slices_a_pass(device)
         return lambda images: torch.cat([segment(part) for part in images.split(slices)])
 
-    def after_adaptor(segmentor: nn.Module) -> nn.Module:
-        return nn.Sequential(networks.adaptor, segmentor)
+    def both(one: Opinion) -> tuple[Network, Network]:
+        # With mixed statistics all slices at once: they are those of the volume.
+        return in_parts(in_precision(one.trained)), in_precision(one.mixed)
 
-    def trained(folded: nn.Module) -> Network:
-        return in_parts(in_precision(after_adaptor(folded)))
-
-    def mixed(segmentor: nn.Module) -> Network:
-        # All slices at once: their statistics are those of the volume.
-        unfolded = mixed_statistics(frozen(segmentor, dtype, fold=False), _OWN)
-        return in_precision(after_adaptor(unfolded))
-
-    full = frozen(networks.segmentor)
-    exact = in_parts(after_adaptor(full))
-    segment = trained(full if dtype == torch.float32 else frozen(networks.segmentor, dtype))
+    trained, own = both(segmentor)
+    plain = in_parts(exact)
     return Mender(
-        ways=ways(
-            corrections(quantiles.to(device)),
-            segment,
-            mixed(networks.segmentor),
-            [(trained(frozen(one, dtype)), mixed(one)) for one in students],
-        ),
+        ways=ways(corrections(quantiles.to(device)), trained, own, [both(one) for one in students]),
         committees=committees(len(students)),
-        neighbours=neighbours(segment),
-        plain=torch.no_grad()(lambda images: exact(images).softmax(1)),
+        neighbours=neighbours(trained),
+        plain=torch.no_grad()(lambda images: plain(images).softmax(1)),
         score=in_precision(prior.realism),
         realistic=realistic,
         classes=classes,

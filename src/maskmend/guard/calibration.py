@@ -18,6 +18,9 @@ from maskmend.errors import RunError
 from maskmend.guard.choice import Guard
 from maskmend.guard.quality import Quality
 
+SEGMENTOR = "segmentor_sha256"
+"""In the file: whose masks these are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:

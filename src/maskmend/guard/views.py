@@ -47,7 +47,9 @@ class View:
         angle, (height, width) = math.radians(self.degrees), batch.shape[-2:]
         cos, sin = math.cos(angle) / self.zoom, math.sin(angle) / self.zoom
         down, right = 2 * self.move[0] / height, 2 * self.move[1] / width
-        return torch.tensor([[cos, -sin, -right], [sin, cos, -down], [0, 0, 1]])
+        # Both sides are 2 long, so that a turn is none unless they are as long as each other.
+        tall = height / width
+        return torch.tensor([[cos, -sin * tall, -right], [sin / tall, cos, -down], [0, 0, 1]])
 
 
 def _sample(batch: Tensor, matrix: Float[Tensor, "3 3"], *, padding: str) -> Tensor:

@@ -24,6 +24,10 @@ Allowed: TypeAlias = Callable[..., Any] | tuple[Callable[..., Any], str]
 class ImageWay(Protocol):
     """How a model's images are prepared."""
 
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a pixel that the network sees."""
+
     def prepare(self, channels: Sequence[Volume]) -> Shown:
         """Slices of an image, whose channels lie on one grid; raises InputError."""
 

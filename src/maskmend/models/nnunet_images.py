@@ -47,6 +47,11 @@ class NnunetImages:
     orders: tuple[tuple[int, int], tuple[int, int]]
     """Order of the splines, in-plane and across slices, of images and of logits."""
 
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a pixel that the network sees, the mean of height and width."""
+        return sum(self.spacing_mm) / 2
+
     def prepare(self, channels: Sequence[Volume]) -> "NnunetPrepared":
         """Slices for the network.
 
@@ -129,6 +134,16 @@ class NnunetPrepared:
         labels[self.box] = array.argmax(0)
         back = np.argsort(self.images.transposed)
         return np.ascontiguousarray(labels.transpose(back).transpose(2, 1, 0))
+
+    def truth(self, mask: Volume, classes: int) -> UInt8[Tensor, "slice height width"]:
+        """A mask of the file's grid on the slices; splines of the first order, as nnU-Net does."""
+        array = mask.voxels.transpose(2, 1, 0).transpose(self.images.transposed)[self.box]
+        whole = np.stack([array == label for label in range(classes)]).astype(np.float32)
+        if self.images.resampled:
+            shape = (len(self.slices), *self.slices.shape[2:])
+            seen = (self.spacing_mm[0], *self.images.spacing_mm)
+            whole = resample(whole, shape, self.spacing_mm, seen, (1, 0))
+        return torch.from_numpy(whole.argmax(0).astype(np.uint8))
 
     def cut(self, logits: Tensor) -> str:
         """Nothing: the network sees the whole image."""

@@ -38,6 +38,11 @@ class SlicedImages:
         for name, arguments in self.intensities or ():
             self._transform(name, arguments)
 
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a pixel that the network sees."""
+        return self.preprocess.spacing_mm
+
     def prepare(self, channels: Sequence[Volume]) -> Prepared:
         """Slices for the network, each channel standardised alone."""
         grid = grid_of(channels[0], self.preprocess)

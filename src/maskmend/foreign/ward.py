@@ -1,0 +1,182 @@
+"""A model that was not trained here, in the hands of a guard.
+
+Axes: slice, channel or class, height, width.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from maskmend.calibrate.fit import check_enough
+from maskmend.calibrate.teacher import Patients, check_all_found
+from maskmend.checkpoint import CALIBRATION, SPLIT, quiet_generator
+from maskmend.config import Precision, PriorConfig
+from maskmend.data.cohort import Case
+from maskmend.data.layouts import find_cohort
+from maskmend.data.source import read_source
+from maskmend.errors import ConfigError, InputError
+from maskmend.foreign.fitted import FittedPrior
+from maskmend.foreign.onto import Onto, order_of
+from maskmend.foreign.standard import Padded, Standard, Standardised, centred
+from maskmend.guard.assemble import Opinion, assemble, mixed, opinion
+from maskmend.guard.calibration import SEGMENTOR, Calibration, read_calibration
+from maskmend.guard.mend import Mender
+from maskmend.guard.student import STUDENTS, read_students
+from maskmend.models import own
+from maskmend.models.brought import BroughtModel
+from maskmend.prediction import Shown
+from maskmend.probe import borrow
+from maskmend.segmentor import UNet
+
+Slices = Float[Tensor, "slice 1 height width"]
+Labels = UInt8[Tensor, "slice height width"]
+Masks = Float[Tensor, "slice class height width"]
+
+
+class Ward:
+    """A model, a prior and the model's students; a `maskmend.calibrate.teacher.Teacher`.
+
+    Args:
+        model: The model.
+        prior: On the device.
+        folder: Where the prior came from.
+        device: Where to compute.
+
+    Raises:
+        ConfigError: A guard cannot be fitted to such a model.
+        RunError: Students in the folder are damaged.
+    """
+
+    def __init__(self, model: BroughtModel, prior: FittedPrior, folder: Path, device: torch.device):
+        _check(model, prior)
+        self.model, self.prior, self.folder, self.device = model, prior, folder, device
+        self.digest = _digest(model, prior)
+        self.config: PriorConfig = prior.config
+        self.precision: Precision = self.config.adaptation.precision
+        self.adaptor = nn.Identity()
+        self.multiple = 2 ** (self.config.segmentor.depth - 1)
+        known = borrow(model.network.to(device))
+        self.segmentor = Opinion(known, mixed(known))
+        self.students = [
+            student.to(device) for student in read_students(folder / STUDENTS, self.untaught(0))
+        ]
+
+    def patients(self, data: Path) -> Patients:
+        """Those that the prior was fitted to, and those held out by name.
+
+        Raises:
+            ConfigError: None were, so that the model may have been trained on them.
+            InputError: One is missing, or there are too few.
+        """
+        if not self.config.data.held_out_patients:
+            raise ConfigError(
+                f"{self.folder}: nothing says which patients the model was not trained on; fit a"
+                " prior with --held-out and their names"
+            )
+        split = json.loads((self.folder / SPLIT).read_text(encoding="utf-8"))
+        check_enough(split["held_out"])
+        cohort = find_cohort(data, self.config.data.layout)
+
+        def of(cases: Sequence[Case], use: str) -> list[Case]:
+            return [case for case in cases if case.patient in split[use]]
+
+        annotated, held_out = of(cohort.cases, "fitted"), of(cohort.cases, "held_out")
+        check_all_found(self.folder, data, split["held_out"], held_out)
+        if not annotated:
+            raise InputError(
+                f"{data}: none of the patients that {self.folder} was fitted to has an image with"
+                " a mask, which students learn from; add some"
+            )
+        return Patients(annotated, of(cohort.unlabelled, "fitted"), held_out)
+
+    def prepare(self, image: Path) -> Standard:
+        """Read an image and slice it; raises InputError if it cannot be used."""
+        return Standard.of(self.model.images.prepare([read_source(image)]))
+
+    @torch.no_grad()
+    def plain(self, seen: Shown) -> Masks:
+        """The model's logits."""
+        return self._known(seen).trained(seen.slices.to(self.device))
+
+    def lesson(self, seen: Shown, labels: Labels) -> tuple[Slices, Labels]:
+        """The middle of the slices, as large as what the prior sees, or a little larger."""
+        grid = self.config.preprocess
+        pixels = grid.size * grid.spacing_mm / self.model.images.pixel_mm
+        side = math.ceil(round(pixels / self.multiple, 3)) * self.multiple
+        said = centred(labels[:, None].float(), side)[:, 0].to(labels)
+        return centred(seen.slices, side), said
+
+    def untaught(self, number: int) -> UNet:
+        """A student of ours with random weights, whatever the model is."""
+        config = self.config
+        with quiet_generator(config.seed + number):
+            student = UNet(
+                in_channels=1,
+                classes=config.data.classes,
+                width=config.segmentor.width,
+                depth=config.segmentor.depth,
+            )
+        return student.to(self.device)
+
+    def mender(self, quantiles: Tensor, realistic: float, seen: Shown) -> Mender:
+        """The ways in which model and students can segment an image of `prepare`."""
+        known = self._known(seen)
+        taught = (opinion(one, self.adaptor, torch.float32) for one in self.students)
+        order = order_of(self.model, self.prior)
+        return assemble(
+            known.trained,
+            known,
+            [Opinion(*(Padded(network, self.multiple) for network in one)) for one in taught],
+            Onto(self.prior, self.config.preprocess, seen.plane, order),
+            self.config.adaptation,
+            self.device,
+            quantiles=quantiles,
+            realistic=realistic,
+            classes=self.config.data.classes,
+        )
+
+    def _known(self, seen: Shown) -> Opinion:
+        """The model, for an image's standardised slices."""
+        assert isinstance(seen, Standard)
+        activation = self.model.activation
+        return Opinion(
+            *(Standardised(network, activation, seen.intensities) for network in self.segmentor)
+        )
+
+
+def calibration_of(model: BroughtModel, prior: FittedPrior, folder: Path) -> Calibration | None:
+    """What a prior's folder knows of a model's masks, if anything.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    calibration = read_calibration(folder)
+    if calibration is None:
+        return None
+    told = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+    return calibration if told.get(SEGMENTOR) == _digest(model, prior) else None
+
+
+def _digest(model: BroughtModel, prior: FittedPrior) -> str:
+    return hashlib.sha256(f"{model.digest} {prior.digest}".encode()).hexdigest()
+
+
+def _check(model: BroughtModel, prior: FittedPrior) -> None:
+    if own.fits(model.path):
+        raise ConfigError(f"{model.path}: was trained here; maskmend calibrate it without --model")
+    if model.channels != 1:
+        raise ConfigError(
+            f"{model.path}: its images have {model.channels} channels, and a guard is fitted to one"
+            " alone; choose --method paper"
+        )
+    if order_of(model, prior) != [*range(len(model.structures) + 1)]:
+        raise ConfigError(
+            f"{model.path}: numbers its structures otherwise than the prior; fit a prior to masks"
+            f" with {', '.join(f'{label} for {name}' for label, name in model.structures.items())}"
+        )
