@@ -221,6 +221,12 @@ def test_missing_patients_are_named(fitted, model, tmp_path):
         ward.patients(tmp_path)
 
 
+def test_a_folder_that_does_not_say_whom_it_was_fitted_to(fitted, data, model, tmp_path, capsys):
+    other = shutil.copytree(fitted, tmp_path / "prior")
+    (other / SPLIT).unlink()
+    assert f"{other / SPLIT}: missing" in refuse(capsys, other, data, model)
+
+
 def test_whom_to_hold_out_must_be_there(data, model, tmp_path, capsys):
     given = ("--data", data, "--out", tmp_path / "prior", "--model", model)
     assert call("fit-prior", *given, *FEW, "--held-out", "heart009") != 0

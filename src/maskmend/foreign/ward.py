@@ -20,7 +20,7 @@ from maskmend.config import Precision, PriorConfig
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.data.source import read_source
-from maskmend.errors import ConfigError, InputError
+from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.foreign.fitted import FittedPrior
 from maskmend.foreign.onto import Onto, order_of
 from maskmend.foreign.standard import Padded, Standard, Standardised, centred
@@ -73,11 +73,17 @@ class Ward:
         Raises:
             ConfigError: None were, so that the model may have been trained on them.
             InputError: One is missing, or there are too few.
+            RunError: The folder does not say who they are.
         """
         if not self.config.data.held_out_patients:
             raise ConfigError(
                 f"{self.folder}: nothing says which patients the model was not trained on; fit a"
                 " prior with --held-out and their names"
+            )
+        if not (self.folder / SPLIT).is_file():
+            raise RunError(
+                f"{self.folder / SPLIT}: missing; copy the prior's folder whole, or fit another by"
+                " `maskmend fit-prior`"
             )
         split = json.loads((self.folder / SPLIT).read_text(encoding="utf-8"))
         check_enough(split["held_out"])
