@@ -34,7 +34,6 @@ from maskmend.augment import draw_augmentation
 from maskmend.components import clean, one_hot
 from maskmend.config import AugmentationConfig, PreprocessConfig
 from maskmend.data.layouts import find_cohort
-from maskmend.data.preprocess import grid_of, mask_slices
 from maskmend.data.split import Split, published_split
 from maskmend.data.volume import read_image, read_mask
 from maskmend.foreign.guest import Guest, bring
@@ -132,8 +131,9 @@ def _slices(data: Path, patients: tuple[str, ...]) -> tuple[torch.Tensor, torch.
             assert case.mask is not None
             volume = read_image(case.image)
             truth = read_mask(case.mask, like=volume)
-            images.append(prepare.prepare([volume]).slices)
-            labels.append(mask_slices(truth, grid_of(volume, PREPROCESS), len(STRUCTURES) + 1))
+            prepared = prepare.prepare([volume])
+            images.append(prepared.slices)
+            labels.append(prepared.truth(truth, len(STRUCTURES) + 1))
     return torch.cat(images), torch.cat(labels)
 
 
@@ -156,7 +156,7 @@ def measure(
         run: Folder of the model, and of its calibrated prior.
         csv: The table.
         seed: Which patients, and of the shifts.
-        patients: So many, spread over the split; all test patients by default.
+        patients: So many, spread over the split.
         methods: Those to run.
         families: Of shifts; none are images as they are.
         severity: Of each family.
@@ -197,10 +197,11 @@ def method_of(name: str, guest: Guest) -> Callable[[Prepared], Adapted]:
     assert guest.ward is not None
     assert guest.calibration is not None
     ward, calibration = guest.ward, guest.calibration
+    mender_of = ward.menders(calibration.quantiles)
 
     def made(prepared: Prepared) -> Adapted:
         seen = Standard.of(prepared)
-        mender = ward.mender(calibration.quantiles, calibration.realistic, seen)
+        mender = mender_of(calibration.realistic, seen)
         images, start = seen.slices.to(ward.device), time.perf_counter()
         if name == "components":
             labels = mender.plain(images).argmax(1).to(torch.uint8)

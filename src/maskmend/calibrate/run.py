@@ -93,14 +93,13 @@ def calibrate_teacher(teacher: Teacher, data: Path, *, draws: int, console: Cons
         tried: list[Example] = []
         for number, case in enumerate(patients.validation):
             tried.extend(examples(teacher, case, number, draws))
+        mender_of = teacher.menders(mean)
         plain = [one for one in tried if not one.draw]
-        realistic = float(
-            np.mean([one.realism(teacher.mender(mean, 0.0, one.seen)) for one in plain])
-        )
-        mender = teacher.mender(mean, realistic, plain[0].seen)
+        realistic = float(np.mean([one.realism(mender_of(0.0, one.seen)) for one in plain]))
+        mender = mender_of(realistic, plain[0].seen)
         decisive = _decisive(teacher, copies)
         for example in tried[len(trials) :]:
-            trials.append(example.trial(teacher.mender(mean, realistic, example.seen)))
+            trials.append(example.trial(mender_of(realistic, example.seen)))
             write_trials(folder / trial.UNFINISHED, trials, **decisive)
             advance()
     places = {"advised": mender.place(ADVISED), "committee": mender.place(OUTVOTING)}

@@ -3,7 +3,8 @@
 Axes: slice, channel, height, width.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ from maskmend.segmentor import UNet
 
 Slices = Float[Tensor, "slice 1 height width"]
 Labels = UInt8[Tensor, "slice height width"]
+Menders = Callable[[float, Shown], Mender]
+"""Of the score of true masks and an image, to the ways in which that can be segmented."""
 
 
 class Patients(NamedTuple):
@@ -80,8 +83,8 @@ class Teacher(Protocol):
     def untaught(self, number: int) -> UNet:
         """A student before its first lesson, on the device."""
 
-    def mender(self, quantiles: Tensor, realistic: float, seen: Shown) -> Mender:
-        """The ways in which it and its students can segment an image; see `Model.mender`."""
+    def menders(self, quantiles: Tensor) -> Menders:
+        """The ways in which it and its students can segment images; see `Model.mender`."""
 
 
 def identity(teacher: Teacher) -> dict[str, str]:
@@ -141,10 +144,11 @@ class RunTeacher:
         """A copy of the segmentor."""
         return self.model.networks.segmentor
 
-    def mender(self, quantiles: Tensor, realistic: float, seen: Shown) -> Mender:
-        """With the students of this call; the same for all images."""
+    def menders(self, quantiles: Tensor) -> Menders:
+        """With the students of this call; the same ways for all images."""
         self.model.students = self.students
-        return self.model.mender(quantiles, realistic, self.model.settings())
+        mender = self.model.mender(quantiles, 0.0, self.model.settings())
+        return lambda realistic, seen: dataclasses.replace(mender, realistic=realistic)
 
 
 def check_all_found(

@@ -183,11 +183,12 @@ class Guest:
         self, patients: Iterable[Sequence[Shown]], settings: AdaptationConfig
     ) -> Iterator[tuple[int, list[Adapted]]]:
         ward, calibration = self._guard()
+        mender_of = ward.menders(calibration.quantiles)
         without = dataclasses.replace(settings, method="paper", steps=0, continual=False)
 
         def mend(one: Shown, carried: nn.Module | None) -> Adapted:
             seen = Standard.of(one)
-            mender = ward.mender(calibration.quantiles, calibration.realistic, seen)
+            mender = mender_of(calibration.realistic, seen)
             check_figures(mender, calibration, *self._called)
             made = mender.mend(seen.slices.to(self.device), calibration, carried)
             # Of the slices as they are, so that a mask that is left alone is so to the last bit.

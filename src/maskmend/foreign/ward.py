@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from maskmend.calibrate.fit import check_enough
-from maskmend.calibrate.teacher import Patients, check_all_found
+from maskmend.calibrate.teacher import Menders, Patients, check_all_found
 from maskmend.checkpoint import CALIBRATION, SPLIT, quiet_generator
 from maskmend.config import Precision, PriorConfig
 from maskmend.data.cohort import Case
@@ -130,22 +130,27 @@ class Ward:
             )
         return student.to(self.device)
 
-    def mender(self, quantiles: Tensor, realistic: float, seen: Shown) -> Mender:
-        """The ways in which model and students can segment an image of `prepare`."""
-        known = self._known(seen)
+    def menders(self, quantiles: Tensor) -> Menders:
+        """The ways in which model and students can segment images of `prepare`."""
         taught = (opinion(one, self.adaptor, torch.float32) for one in self.students)
+        students = [Opinion(*(Padded(network, self.multiple) for network in one)) for one in taught]
         order = order_of(self.model, self.prior)
-        return assemble(
-            known.trained,
-            known,
-            [Opinion(*(Padded(network, self.multiple) for network in one)) for one in taught],
-            Onto(self.prior, self.config.preprocess, seen.plane, order),
-            self.config.adaptation,
-            self.device,
-            quantiles=quantiles,
-            realistic=realistic,
-            classes=self.config.data.classes,
-        )
+
+        def mender(realistic: float, seen: Shown) -> Mender:
+            known = self._known(seen)
+            return assemble(
+                known.trained,
+                known,
+                students,
+                Onto(self.prior, self.config.preprocess, seen.plane, order),
+                self.config.adaptation,
+                self.device,
+                quantiles=quantiles,
+                realistic=realistic,
+                classes=self.config.data.classes,
+            )
+
+        return mender
 
     def _known(self, seen: Shown) -> Opinion:
         """The model, for an image's standardised slices."""
