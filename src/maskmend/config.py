@@ -430,13 +430,11 @@ class PriorConfig:
     )
     """Of the masks the discriminator sees, as in training."""
     fitting: FittingConfig = FittingConfig()
-    segmentor: SegmentorConfig = SegmentorConfig(width=32)
-    """Of the noisy students of the model that a guard is fitted to; they learn from scratch."""
     image_augmentation: AugmentationConfig = AugmentationConfig(
         rotation_deg=(-30.0, 30.0), translation=0.1, scale=0.15
     )
     """Of the images that students are taught with."""
-    adaptation: AdaptationConfig = AdaptationConfig(student_iterations=4000)
+    adaptation: AdaptationConfig = AdaptationConfig()
     """How to adapt with this prior. Of the guard its fields tell how it is fitted."""
 
     @model_validator(mode="after")

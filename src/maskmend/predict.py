@@ -30,7 +30,6 @@ from maskmend.instance import Adapted
 from maskmend.prediction import Prediction, Prepared, finish
 from maskmend.priors import DenoiserPrior, DiscriminatorPrior, EntropyPrior, Prior
 from maskmend.rivals.follow import follow_denoiser
-from maskmend.segmentor import UNet
 from maskmend.stream import adapt_onward
 
 
@@ -58,7 +57,7 @@ class Model:
         digest: str = "",
         run: Path | None = None,
         calibration: Calibration | None = None,
-        students: Sequence[UNet] = (),
+        students: Sequence[nn.Module] = (),
     ):
         self.config, self.networks, self.device = config, networks, device
         self.enough, self.digest, self.run = enough, digest, run

@@ -140,17 +140,21 @@ def test_single_scores_equal_the_joint_one(pair):
 
 
 def test_a_stray_voxel_does_not_make_it_slow():
+    """It takes less than one distance transform of the whole volume; the usual way takes two."""
     x, y, _ = np.indices((216, 256, 10))
     radius = np.hypot(x - 100, y - 120)
     reference = (radius < 40) & (radius > 28)
     prediction = np.roll(reference, 3, axis=0)
     prediction[0, 0, 0] = prediction[-1, -1, -1] = True
-    fastest = math.inf
-    for _ in range(3):
+    spacing = (1.4, 1.4, 10.0)
+    ours = usual = math.inf
+    for _ in range(5):  # side by side, so that a busy machine slows both
         start = time.perf_counter()
-        score(prediction, reference, (1.4, 1.4, 10.0))
-        fastest = min(fastest, time.perf_counter() - start)
-    assert fastest < 0.1
+        score(prediction, reference, spacing)
+        ours, start = min(ours, time.perf_counter() - start), time.perf_counter()
+        ndimage.distance_transform_edt(~reference, spacing)
+        usual = min(usual, time.perf_counter() - start)
+    assert ours < usual
 
 
 @pytest.mark.parametrize("function", [dice, iou])

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 
 import pandas as pd
 import pytest
@@ -10,6 +9,7 @@ import torch
 import yaml
 
 from experiments.brought import method_of
+from maskmend.calibrate.student_training import Lessons, train_student
 from maskmend.checkpoint import CALIBRATION, SPLIT
 from maskmend.data.phantom import write_cohort
 from maskmend.data.volume import read_image
@@ -22,14 +22,13 @@ from maskmend.foreign.ward import Ward
 from maskmend.guard.choice import NEVER
 from maskmend.guard.student import STUDENTS
 from maskmend.models.formats import read_model
-from tests.models.given import masks, network, predict
+from tests.models.given import masks, network, predict, save
 from tests.test_cli import call
 from tests.tiny import GUARDED, write_run
 
 HELD_OUT = ("heart003", "heart004")
 FEW = [
     *("--set", "fitting.iterations=2", "--set", "fitting.look_every=2", "--set", "fitting.batch=2"),
-    *("--set", "segmentor.width=4", "--set", "segmentor.depth=2"),
     *("--set", "adaptation.student_iterations=2"),
     *("--set", "discriminator.widths=[4, 8]", "--set", "discriminator.strides=[2, 2]"),
 ]
@@ -38,13 +37,11 @@ FEW = [
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A network with batch norms and intensities of its own, as TorchScript."""
-    return save(network(), tmp_path_factory.mktemp("model") / "model.ts")
+    return keep(network(), tmp_path_factory.mktemp("model") / "model.ts")
 
 
-def save(net, path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TorchScript's deprecation
-        torch.jit.save(torch.jit.trace(net, torch.randn(2, 1, 32, 32)), path)
+def keep(net, path):
+    save(net, path)
     about = {
         "structures": {1: "RV", 2: "MYO", 3: "LV"},
         "preprocess": {"size": 32, "spacing_mm": 10},
@@ -142,12 +139,30 @@ def test_structures_that_overlap_still_sum_to_one():
     torch.testing.assert_close(masks.sum(1), torch.ones(2, 32, 32))
 
 
-def test_students_differ_and_are_the_same_each_time(fitted, model):
+def test_students_start_as_the_model(fitted, model, image):
+    """On images like those that they are taught with."""
     prior = load_prior(fitted)
     ward = Ward(read_model(model, prior.config), prior, fitted, device_of("cpu"))
-    one, same, other = (ward.untaught(number).head.weight for number in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    seen = ward.prepare(image)
+    ward.lesson(seen, torch.zeros(len(seen.slices), 32, 32, dtype=torch.uint8))
+    torch.testing.assert_close(ward.untaught(0)(seen.slices), ward.plain(seen))
+
+
+@pytest.mark.parametrize("kind", ["ts", "pt2"])
+def test_students_learn_and_the_model_does_not(kind, fitted, image, tmp_path):
+    """Whatever file the model came in, and however large the images are."""
+    prior = load_prior(fitted)
+    brought = read_model(keep(network(), tmp_path / f"model.{kind}"), prior.config)
+    ward = Ward(brought, prior, fitted, device_of("cpu"))
+    seen = ward.prepare(image)
+    before = ward.plain(seen)
+    images, labels = ward.lesson(seen, torch.ones(len(seen.slices), 32, 32, dtype=torch.uint8))
+    lessons = Lessons(images=images, labels=labels, annotated=len(images))
+    student = train_student(ward.untaught(0), ward.adaptor, lessons, prior.config)
+    assert torch.equal(ward.plain(seen), before)
+    assert not any(one.requires_grad for one in student.parameters())
+    said, taught = (masks.softmax(1)[:, 1].mean() for masks in (before, student(seen.slices)))
+    assert taught > said + 0.001
 
 
 def test_masks_are_made_anew_with_another_calibration(prior, model, tmp_path):
@@ -190,7 +205,7 @@ def test_a_run_has_a_guard_of_its_own(fitted, data, tmp_path, capsys):
 
 
 def test_structures_must_be_numbered_alike(fitted, data, tmp_path, capsys):
-    model = save(network(), tmp_path / "model.ts")
+    model = keep(network(), tmp_path / "model.ts")
     about = yaml.safe_load(model.with_suffix(".yaml").read_text())
     about["structures"] = {1: "LV", 2: "MYO", 3: "RV"}
     model.with_suffix(".yaml").write_text(yaml.safe_dump(about))

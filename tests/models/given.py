@@ -1,6 +1,7 @@
 """What the tests of models that are brought share: a prior folder, a network, and the command."""
 
 import copy
+import warnings
 from pathlib import Path
 
 import torch
@@ -64,3 +65,16 @@ def network(classes=4, channels=1):
             torch.nn.Conv2d(6, classes, 3, padding=1),
         )
     return made.eval()
+
+
+def save(net, path, *, slices=(2, 1, 32, 32), any_number=True):
+    """Write a network in the format that the name says."""
+    example = torch.randn(slices)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript's deprecation
+        if path.suffix == ".pt2":
+            any_batch = ({0: torch.export.Dim.AUTO},) if any_number else None
+            torch.export.save(torch.export.export(net, (example,), dynamic_shapes=any_batch), path)
+        else:
+            torch.jit.save(torch.jit.trace(net, example), path)
+    return path

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pickle
-import warnings
 import zipfile
 
 import numpy as np
@@ -18,22 +17,9 @@ from maskmend.foreign.guest import bring
 from maskmend.foreign.prior_folder import load_prior
 from maskmend.models import exported, torchscript
 from maskmend.models.described import Turned
-from tests.models.given import complaint, masks, network, predict, write_prior
+from tests.models.given import complaint, masks, network, predict, save, write_prior
 
 KINDS = pytest.mark.parametrize("kind", ["ts", "pt2"])
-
-
-def save(net, path, *, slices=(2, 1, 32, 32), any_number=True):
-    """Write a network in the format that the name says."""
-    example = torch.randn(slices)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TorchScript's deprecation
-        if path.suffix == ".pt2":
-            any_batch = ({0: torch.export.Dim.AUTO},) if any_number else None
-            torch.export.save(torch.export.export(net, (example,), dynamic_shapes=any_batch), path)
-        else:
-            torch.jit.save(torch.jit.trace(net, example), path)
-    return path
 
 
 def own_masks(net, image, prior):

@@ -18,7 +18,6 @@ from maskmend.config import Config, DegradationConfig, Precision, PriorConfig
 from maskmend.degrade import degrade
 from maskmend.devices import autocast
 from maskmend.losses import supervised_loss
-from maskmend.segmentor import UNet
 
 BATCH = 8
 _DEGRADED = DegradationConfig(probability=0.8, appearance=0.6)
@@ -38,7 +37,7 @@ class Lessons:
 
 
 def train_student(
-    segmentor: UNet,
+    segmentor: nn.Module,
     adaptor: nn.Module,
     lessons: Lessons,
     config: Config | PriorConfig,
@@ -46,7 +45,7 @@ def train_student(
     precision: Precision = "32-true",
     number: int = 0,
     advance: Callable[[], None] = lambda: None,
-) -> UNet:
+) -> nn.Module:
     """Tune a copy of the segmentor on degraded images, half of a batch annotated.
 
     There are `adaptation.student_iterations` updates (Adam, a step size that falls to zero along a

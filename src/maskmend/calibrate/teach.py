@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskmend.calibrate.student_training import Lessons, train_student
 from maskmend.calibrate.teacher import Teacher, identity
@@ -13,10 +13,9 @@ from maskmend.guard.corrections import Quantiles, quantiles
 from maskmend.guard.quality import labels_of
 from maskmend.guard.student import UNFINISHED, read_students, write_students
 from maskmend.prediction import Shown
-from maskmend.segmentor import UNet
 
 
-def taught_before(teacher: Teacher) -> list[UNet]:
+def taught_before(teacher: Teacher) -> list[nn.Module]:
     """Students that a stopped calibration left, no more than are asked for."""
     path = teacher.folder / UNFINISHED
     known = read_students(path, teacher.untaught(0), **identity(teacher))

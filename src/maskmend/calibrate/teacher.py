@@ -21,7 +21,6 @@ from maskmend.errors import ConfigError, InputError
 from maskmend.guard.mend import Mender
 from maskmend.predict import Model
 from maskmend.prediction import Prepared, Shown
-from maskmend.segmentor import UNet
 
 Slices = Float[Tensor, "slice 1 height width"]
 Labels = UInt8[Tensor, "slice height width"]
@@ -42,7 +41,7 @@ class Patients(NamedTuple):
 class Teacher(Protocol):
     """A segmentor that noisy students learn from, and that a guard is fitted to."""
 
-    students: list[UNet]
+    students: list[nn.Module]
 
     @property
     def folder(self) -> Path:
@@ -80,7 +79,7 @@ class Teacher(Protocol):
     def lesson(self, seen: Shown, labels: Labels) -> tuple[Slices, Labels]:
         """An image's slices and labels as students learn from them: all images' of one size."""
 
-    def untaught(self, number: int) -> UNet:
+    def untaught(self, number: int) -> nn.Module:
         """A student before its first lesson, on the device."""
 
     def menders(self, quantiles: Tensor) -> Menders:
@@ -106,7 +105,7 @@ class RunTeacher:
                 " the guard needs; train another"
             )
         self.folder, self.model = run, model
-        self.students: list[UNet] = []
+        self.students: list[nn.Module] = []
         self.config, self.digest, self.device = model.config, model.digest, model.device
         self.adaptor, self.precision = model.networks.adaptor, model.config.training.precision
 
@@ -140,7 +139,7 @@ class RunTeacher:
         """As they are."""
         return seen.slices, labels
 
-    def untaught(self, number: int) -> UNet:
+    def untaught(self, number: int) -> nn.Module:
         """A copy of the segmentor."""
         return self.model.networks.segmentor
 

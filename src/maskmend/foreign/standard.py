@@ -1,17 +1,18 @@
 """Images of any model as the guard's corrections and students know them.
 
 These have a median of 0 and an interquartile range of 1, which a model's own images need not have;
-so what the model wants is made of them, image by image. Students are UNets, which want sides that
-can be halved.
+so what the model wants is made of them.
 
 Axes: slice, channel or class, height, width.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,6 +33,11 @@ class Intensities(NamedTuple):
     median: float
     spread: float
     """Interquartile range; the standard deviation where most of the image is of one intensity."""
+
+    @classmethod
+    def mean(cls, several: Sequence["Intensities"]) -> "Intensities":
+        """Those of an image like many."""
+        return cls(*torch.tensor(several).mean(0).tolist())
 
     @classmethod
     def of(cls, slices: Slices) -> "Intensities":
@@ -85,46 +91,30 @@ class Standardised(nn.Module):
     Args:
         network: Slices with intensities of its own to logits.
         activation: Of its output.
-        intensities: Those of the image.
+        intensities: What the network is to be shown; kept with its weights.
     """
+
+    intensities: Tensor
 
     def __init__(self, network: nn.Module, activation: Activation, intensities: Intensities):
         super().__init__()
         self.probabilities = Probabilities(network, activation)
-        self.intensities = intensities
+        self.register_buffer("intensities", torch.tensor(intensities))
 
     def forward(self, slices: Slices) -> Masks:
         """Logarithms of probabilities."""
-        shown = slices * self.intensities.spread + self.intensities.median
+        median, spread = self.intensities
+        shown = slices * spread + median
         return self.probabilities(shown).clamp(min=1e-8).log()
 
 
-class Padded(nn.Module):
-    """A network that sees slices of any size padded, at their edges, to a multiple.
-
-    Args:
-        network: Slices to logits.
-        multiple: Of both sides.
-    """
-
-    def __init__(self, network: nn.Module, multiple: int):
-        super().__init__()
-        self.network, self.multiple = network, multiple
-
-    def forward(self, slices: Slices) -> Masks:
-        """The network's logits of the slices alone."""
-        height, width = slices.shape[2:]
-        down, right = (-side % self.multiple for side in (height, width))
-        logits: Tensor = self.network(functional.pad(slices, (0, right, 0, down), mode="replicate"))
-        return logits[..., :height, :width]
-
-
 def centred(
-    slices: Float[Tensor, "slice channel height width"], side: int
-) -> Float[Tensor, "slice channel side side"]:
-    """The middle of the slices, as a square; beyond an edge all is as at the edge."""
-    missing = [max(0, side - length) for length in slices.shape[2:]]
+    slices: Float[Tensor, "slice channel some other"], size: tuple[int, int]
+) -> Float[Tensor, "slice channel height width"]:
+    """The middle of the slices, in another size; beyond an edge all is as at the edge."""
+    missing = [max(0, side - length) for side, length in zip(size, slices.shape[2:], strict=True)]
     (top, bottom), (left, right) = ((math.floor(m / 2), math.ceil(m / 2)) for m in missing)
     padded = functional.pad(slices, (left, right, top, bottom), mode="replicate")
-    top, left = ((length - side) // 2 for length in padded.shape[2:])
-    return padded[..., top : top + side, left : left + side]
+    height, width = size
+    top, left = (padded.shape[2] - height) // 2, (padded.shape[3] - width) // 2
+    return padded[..., top : top + height, left : left + width]

@@ -5,7 +5,6 @@ Axes: slice, channel or class, height, width.
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from maskmend.calibrate.fit import check_enough
 from maskmend.calibrate.teacher import Menders, Patients, check_all_found
-from maskmend.checkpoint import CALIBRATION, SPLIT, quiet_generator
+from maskmend.checkpoint import CALIBRATION, SPLIT
 from maskmend.config import Precision, PriorConfig
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
@@ -23,8 +22,8 @@ from maskmend.data.source import read_source
 from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.foreign.fitted import FittedPrior
 from maskmend.foreign.onto import Onto, order_of
-from maskmend.foreign.standard import Padded, Standard, Standardised, centred
-from maskmend.guard.assemble import Opinion, assemble, mixed, opinion
+from maskmend.foreign.standard import Intensities, Standard, Standardised, centred
+from maskmend.guard.assemble import Opinion, assemble, mixed
 from maskmend.guard.calibration import SEGMENTOR, Calibration, read_calibration
 from maskmend.guard.mend import Mender
 from maskmend.guard.student import STUDENTS, read_students
@@ -32,7 +31,6 @@ from maskmend.models import own
 from maskmend.models.brought import BroughtModel
 from maskmend.prediction import Shown
 from maskmend.probe import borrow
-from maskmend.segmentor import UNet
 
 Slices = Float[Tensor, "slice 1 height width"]
 Labels = UInt8[Tensor, "slice height width"]
@@ -60,7 +58,7 @@ class Ward:
         self.config: PriorConfig = prior.config
         self.precision: Precision = self.config.adaptation.precision
         self.adaptor = nn.Identity()
-        self.multiple = 2 ** (self.config.segmentor.depth - 1)
+        self.taught: list[Intensities] = []
         known = borrow(model.network.to(device))
         self.segmentor = Opinion(known, mixed(known))
         self.students = [
@@ -111,29 +109,26 @@ class Ward:
         return self._known(seen).trained(seen.slices.to(self.device))
 
     def lesson(self, seen: Shown, labels: Labels) -> tuple[Slices, Labels]:
-        """The middle of the slices, as large as what the prior sees, or a little larger."""
-        grid = self.config.preprocess
-        pixels = grid.size * grid.spacing_mm / self.model.images.pixel_mm
-        side = math.ceil(round(pixels / self.multiple, 3)) * self.multiple
-        said = centred(labels[:, None].float(), side)[:, 0].to(labels)
-        return centred(seen.slices, side), said
+        """The middle of the slices, as large as what the model was trained on."""
+        assert isinstance(seen, Standard)
+        self.taught.append(seen.intensities)
+        size = self.model.images.size
+        said = centred(labels[:, None].float(), size)[:, 0].to(labels)
+        return centred(seen.slices, size), said
 
-    def untaught(self, number: int) -> UNet:
-        """A student of ours with random weights, whatever the model is."""
-        config = self.config
-        with quiet_generator(config.seed + number):
-            student = UNet(
-                in_channels=1,
-                classes=config.data.classes,
-                width=config.segmentor.width,
-                depth=config.segmentor.depth,
-            )
-        return student.to(self.device)
+    def untaught(self, number: int) -> nn.Module:
+        """A copy of the model, of an ensemble one of its networks, for standardised slices.
+
+        These it is shown with the mean intensities of all lessons that there were.
+        """
+        members = self.model.members or [self.model.network]
+        copied = borrow(members[number % len(members)])
+        typical = Intensities.mean(self.taught or [Intensities(0.0, 1.0)])
+        return Standardised(copied, self.model.activation, typical).to(self.device)
 
     def menders(self, quantiles: Tensor) -> Menders:
         """The ways in which model and students can segment images of `prepare`."""
-        taught = (opinion(one, self.adaptor, torch.float32) for one in self.students)
-        students = [Opinion(*(Padded(network, self.multiple) for network in one)) for one in taught]
+        students = [Opinion(one, mixed(one)) for one in self.students]
         order = order_of(self.model, self.prior)
 
         def mender(realistic: float, seen: Shown) -> Mender:
@@ -156,9 +151,8 @@ class Ward:
         """The model, for an image's standardised slices."""
         assert isinstance(seen, Standard)
         activation = self.model.activation
-        return Opinion(
-            *(Standardised(network, activation, seen.intensities) for network in self.segmentor)
-        )
+        made = (Standardised(network, activation, seen.intensities) for network in self.segmentor)
+        return Opinion(*(network.to(self.device) for network in made))
 
 
 def calibration_of(model: BroughtModel, prior: FittedPrior, folder: Path) -> Calibration | None:

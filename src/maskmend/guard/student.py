@@ -18,19 +18,18 @@ from torch import nn
 
 from maskmend.checkpoint import read_tensors, write_tensors
 from maskmend.errors import RunError
-from maskmend.segmentor import UNet
 
 STUDENTS = "students.safetensors"
 UNFINISHED = "students.part.safetensors"
 """Those that a calibration has taught so far; the next takes them up if it is stopped."""
 
 
-def write_students(path: Path, students: Sequence[UNet], **metadata: str) -> None:
+def write_students(path: Path, students: Sequence[nn.Module], **metadata: str) -> None:
     """Keep them in a file."""
     write_tensors(path, nn.ModuleList(students).state_dict(), **metadata)
 
 
-def read_students(path: Path, segmentor: UNet, **metadata: str) -> Sequence[UNet]:
+def read_students(path: Path, segmentor: nn.Module, **metadata: str) -> Sequence[nn.Module]:
     """The students in a file, frozen; none if there is no file.
 
     Args:

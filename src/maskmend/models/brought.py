@@ -25,8 +25,8 @@ class ImageWay(Protocol):
     """How a model's images are prepared."""
 
     @property
-    def pixel_mm(self) -> float:
-        """Side of a pixel that the network sees."""
+    def size(self) -> tuple[int, int]:
+        """Height and width of what the network was trained on; slices may be others."""
 
     def prepare(self, channels: Sequence[Volume]) -> Shown:
         """Slices of an image, whose channels lie on one grid; raises InputError."""
@@ -48,6 +48,8 @@ class BroughtModel:
     """Name of each label but the background's 0."""
     images: ImageWay
     activation: Activation = "softmax"
+    members: Sequence[nn.Module] = ()
+    """The networks of an ensemble, each images to logits."""
     exact: nn.Module | None = None
     """Images to logits just as the tool that trained it computes them, to the last bit, where that
     is another function; the labels are those of these logits."""

@@ -6,9 +6,11 @@ Torch unpickles, evaluates or loads as a library some of the parts that an archi
 with such a part is refused before torch sees it.
 """
 
+import copy
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,8 +76,10 @@ class Exported(nn.Module):
         self.graph = graph
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Exported":
-        """Itself: nothing of a graph whose weights do not learn can change."""
-        return self
+        """A copy, whose weights may learn."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, about itself
+            return Exported(copy.deepcopy(self.graph, memo))
 
     def train(self, mode: bool = True) -> "Exported":
         """Nothing: the mode is that of the export."""

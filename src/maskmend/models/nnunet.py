@@ -65,7 +65,8 @@ def read(path: Path, prior: PriorConfig | None = None) -> BroughtModel:
             _refuse(path / _PLANS, f"configuration {name} is 3D", "train the 2d one")
         if configuration.get("previous_stage"):
             _refuse(path / _PLANS, f"configuration {name} is a cascade", "choose another")
-        images = _images(path / _PLANS, plans, configuration)
+        side = (patch[0], patch[1])
+        images = _images(path / _PLANS, plans, configuration, side)
     with reading(path / _DATASET, "copy it again"):
         structures = _structures(path / _DATASET, dataset["labels"])
         channels = len(dataset.get("modality") or dataset["channel_names"])
@@ -73,12 +74,12 @@ def read(path: Path, prior: PriorConfig | None = None) -> BroughtModel:
         _network(path, file, checkpoint, configuration, channels, len(structures) + 1)
         for file, checkpoint in zip(files, checkpoints, strict=True)
     ]
-    side = (patch[0], patch[1])
     mirrored = checkpoints[0].get("inference_allowed_mirroring_axes") or ()
     return BroughtModel(
         path=path,
         digest=_digest([path / _PLANS, path / _DATASET, *files]),
         network=Windows(networks, side, mirrored, exact=False),
+        members=[Windows([one], side, mirrored, exact=False) for one in networks],
         exact=Windows(networks, side, mirrored, exact=True),
         channels=channels,
         structures=structures,
@@ -158,7 +159,9 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {**(_configuration(plans, parent) if parent else {}), **own}
 
 
-def _images(file: Path, plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> NnunetImages:
+def _images(
+    file: Path, plans: Mapping[str, Any], configuration: Mapping[str, Any], size: tuple[int, int]
+) -> NnunetImages:
     if plans["image_reader_writer"] not in _FILE_READERS:
         _refuse(file, f"reads images by {plans['image_reader_writer']}", "only NIfTI is read here")
     schemes = configuration["normalization_schemes"]
@@ -179,6 +182,7 @@ def _images(file: Path, plans: Mapping[str, Any], configuration: Mapping[str, An
     if known is None:
         known = plans["foreground_intensity_properties_by_modality"]
     return NnunetImages(
+        size=size,
         transposed=(first, second, third),
         spacing_mm=(height, width),
         schemes=schemes,

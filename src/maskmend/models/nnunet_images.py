@@ -34,6 +34,8 @@ class NnunetImages:
 
     transposed: tuple[int, int, int]
     """Axes of the array in the order that slices want."""
+    size: tuple[int, int]
+    """Height and width of a patch."""
     spacing_mm: tuple[float, float]
     """Height and width of a pixel that the network sees."""
     schemes: Sequence[str]
@@ -46,11 +48,6 @@ class NnunetImages:
     """Whether the plan resamples at all."""
     orders: tuple[tuple[int, int], tuple[int, int]]
     """Order of the splines, in-plane and across slices, of images and of logits."""
-
-    @property
-    def pixel_mm(self) -> float:
-        """Side of a pixel that the network sees, the mean of height and width."""
-        return sum(self.spacing_mm) / 2
 
     def prepare(self, channels: Sequence[Volume]) -> "NnunetPrepared":
         """Slices for the network.

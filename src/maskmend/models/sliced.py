@@ -39,9 +39,9 @@ class SlicedImages:
             self._transform(name, arguments)
 
     @property
-    def pixel_mm(self) -> float:
-        """Side of a pixel that the network sees."""
-        return self.preprocess.spacing_mm
+    def size(self) -> tuple[int, int]:
+        """Height and width of all slices."""
+        return self.preprocess.size, self.preprocess.size
 
     def prepare(self, channels: Sequence[Volume]) -> Prepared:
         """Slices for the network, each channel standardised alone."""
