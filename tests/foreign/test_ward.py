@@ -1,5 +1,6 @@
 """A guard that is fitted to a model which was not trained here, through the commands."""
 
+import itertools
 import json
 import shutil
 
@@ -163,6 +164,19 @@ def test_students_learn_and_the_model_does_not(kind, fitted, image, tmp_path):
     assert not any(one.requires_grad for one in student.parameters())
     said, taught = (masks.softmax(1)[:, 1].mean() for masks in (before, student(seen.slices)))
     assert taught > said + 0.001
+
+
+def test_a_network_without_batch_norm_sees_nothing_twice(prior, model, image):
+    ward = bring(model, prior, "cpu").ward
+    seen = ward.prepare(image)
+    mender = ward.menders(torch.linspace(-1, 1, 101))(0.0, seen)
+    shown = []
+    for one in (ward.segmentor.trained, *ward.students):
+        one.register_forward_pre_hook(lambda module, given: shown.append((module, given[0])))
+    candidates = mender.candidates(seen.slices)
+    assert [one.name for one in candidates[:-1]] == [*mender.names[:-2]]
+    for (one, first), (other, second) in itertools.combinations(shown, 2):
+        assert one is not other or not torch.equal(first, second)
 
 
 def test_masks_are_made_anew_with_another_calibration(prior, model, tmp_path):

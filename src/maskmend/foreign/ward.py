@@ -151,8 +151,11 @@ class Ward:
         """The model, for an image's standardised slices."""
         assert isinstance(seen, Standard)
         activation = self.model.activation
-        made = (Standardised(network, activation, seen.intensities) for network in self.segmentor)
-        return Opinion(*(network.to(self.device) for network in made))
+        made = {
+            network: Standardised(network, activation, seen.intensities).to(self.device)
+            for network in self.segmentor
+        }
+        return Opinion(*(made[network] for network in self.segmentor))
 
 
 def calibration_of(model: BroughtModel, prior: FittedPrior, folder: Path) -> Calibration | None:

@@ -27,7 +27,7 @@ class Opinion(NamedTuple):
 
     trained: nn.Module
     mixed: nn.Module
-    """The same function where there is no batch norm."""
+    """The same module where there is no batch norm, so that nothing is computed twice."""
 
 
 def opinion(network: nn.Module, adaptor: nn.Module, dtype: torch.dtype) -> Opinion:
@@ -45,8 +45,9 @@ def opinion(network: nn.Module, adaptor: nn.Module, dtype: torch.dtype) -> Opini
 
 
 def mixed(network: nn.Module) -> nn.Module:
-    """A copy whose batch norms take half of their statistics from the images."""
-    return mixed_statistics(network, _OWN)
+    """A copy whose batch norms take half of their statistics from the images, if there are any."""
+    has_norms = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return mixed_statistics(network, _OWN) if has_norms else network
 
 
 def assemble(
@@ -87,8 +88,9 @@ def assemble(
         return lambda images: torch.cat([segment(part) for part in images.split(slices)])
 
     def both(one: Opinion) -> tuple[Network, Network]:
+        trained = in_parts(in_precision(one.trained))
         # With mixed statistics all slices at once: they are those of the volume.
-        return in_parts(in_precision(one.trained)), in_precision(one.mixed)
+        return trained, trained if one.mixed is one.trained else in_precision(one.mixed)
 
     trained, own = both(segmentor)
     plain = in_parts(exact)

@@ -16,7 +16,7 @@ Axes: slice, channel or class, height, width; the slices of one volume.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,7 @@ class Mender:
         Args:
             images: All slices of the volume.
         """
-        made = [self._candidate(way.name, way.masks(images), images, way=way) for way in self.ways]
+        made = self._each_way(images)
         by_name = {one.name: one for one in made}
         agreed = agreements([one.look.labels for one in made], self.classes).mean(1)
         best = [made[number] for number in np.argsort(-agreed, kind="stable")[:_BLENDED]]
@@ -220,6 +220,14 @@ class Mender:
             plain_shown=images,
             shown=chosen.way.shown(images) if taken else None,
         )
+
+    def _each_way(self, images: Images) -> list[Candidate]:
+        """The mask of every way; what several share is computed once."""
+        made: dict[Hashable, Candidate] = {}
+        for way in self.ways:
+            if way.how not in made:
+                made[way.how] = self._candidate(way.name, way.masks(images), images, way=way)
+        return [dataclasses.replace(made[way.how], name=way.name, way=way) for way in self.ways]
 
     def _steady(self, plain: Masks, images: Images) -> Masks:
         masks = torch.stack([plain, *(way.masks(images) for way in self.neighbours)]).mean(0)

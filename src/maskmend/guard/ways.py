@@ -3,7 +3,7 @@
 Axes: slice, channel or class, height, width; the slices of one volume.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,11 @@ class Way:
     correction: Correction
     view: View
     segmentor: Segment
+
+    @property
+    def how(self) -> Hashable:
+        """What its masks depend on, which ways of other names may share."""
+        return self.correction, self.view, self.segmentor
 
     def shown(self, images: Images) -> Images:
         """What the segmentor sees, but for the view."""
