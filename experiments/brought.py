@@ -1,4 +1,4 @@
-"""A model that was not trained here, mended by a guard that is fitted to it afterwards.
+"""Models that were not trained here, mended by a guard that is fitted to them afterwards.
 
     python -m experiments.brought train --data ACDC --out runs/brought0
     maskmend fit-prior --data runs/brought0/data --out runs/brought0/prior \
@@ -7,15 +7,16 @@
     python -m experiments.brought measure --data ACDC --run runs/brought0 --csv runs/brought.csv
 
 A MONAI network, trained as its users would: all training patients of the published fold annotated,
-its own standardisation of intensities, moved and turned images, none degraded. `measure` fills a
-table like that of `experiments.shift.run`, of which `experiments.shift.table` makes a page.
+its own standardisation of intensities, moved and turned images, none degraded. (Another is that of
+`experiments.nnunet`.) `measure` fills a table like that of `experiments.shift.run`, of which
+`experiments.shift.table` makes a page.
 """
 
 import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -40,14 +41,16 @@ from maskmend.foreign.guest import Guest, bring
 from maskmend.foreign.standard import Standard
 from maskmend.instance import Adapted
 from maskmend.models.sliced import SlicedImages
-from maskmend.prediction import Prepared
+from maskmend.prediction import Shown
 from maskmend.progress import progress_bar
 
 PREPROCESS = PreprocessConfig(spacing_mm=3.02, size=112)
 INTENSITIES = [{"NormalizeIntensity": {"nonzero": True}}]
 STRUCTURES = {1: "RV", 2: "MYO", 3: "LV"}
-SEGMENTOR, SPLIT = "brought", "semi_supervised_fold0"
-MODEL, DATA, PRIOR = "model.ts", "data", "prior"
+SPLIT = "semi_supervised_fold0"
+MODELS = {"brought": "model.ts", "nnunet": "model"}
+"""File or folder of each segmentor, in the folder of its run."""
+DATA, PRIOR = "data", "prior"
 _SETTINGS: dict[str, dict[str, Any]] = {
     "none": {"steps": 0},
     "paper": {"method": "paper", "steps": 50},
@@ -72,15 +75,8 @@ def train(*, data: Data, out: Out, seed: int = 0, iterations: int = 1500) -> Non
         seed: Of weights and batches.
         iterations: Updates (Adam).
     """
-    split = published_split(SPLIT)
-    training = _training(split)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / DATA).mkdir(exist_ok=True)
-    for patient in (*training, *split.validation):
-        link = out / DATA / patient
-        if not link.is_symlink():
-            link.symlink_to((data / patient).resolve())
-    images, labels = _slices(out / DATA, training)
+    link_data(data, out / DATA)
+    images, labels = _slices(out / DATA, training_patients(split_of()))
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     features = (16, 16, 32, 64, 128, 16)
@@ -100,24 +96,40 @@ def train(*, data: Data, out: Out, seed: int = 0, iterations: int = 1500) -> Non
             optimizer.step()
             schedule.step()
             advance(f"loss {loss.item():.3f}")
-    torch.jit.save(torch.jit.trace(network.eval(), images[:2]), out / MODEL)
+    model = out / MODELS["brought"]
+    torch.jit.save(torch.jit.trace(network.eval(), images[:2]), model)
     about = {
         "structures": STRUCTURES,
         "preprocess": {"spacing_mm": PREPROCESS.spacing_mm, "size": PREPROCESS.size},
         "intensities": INTENSITIES,
     }
-    (out / MODEL).with_suffix(".yaml").write_text(yaml.safe_dump(about), encoding="utf-8")
+    model.with_suffix(".yaml").write_text(yaml.safe_dump(about), encoding="utf-8")
 
 
 @app.command
 def held_out() -> None:
     """Print the validation patients, which the network is not trained on."""
-    print(*published_split(SPLIT).validation)
+    print(*split_of().validation)
 
 
-def _training(split: Split) -> tuple[str, ...]:
+def split_of() -> Split:
+    """The published split that all of this is done on."""
+    return published_split(SPLIT)
+
+
+def training_patients(split: Split) -> tuple[str, ...]:
     """All training patients, with their masks."""
     return (*split.train_annotated, *split.train_unpaired_images)
+
+
+def link_data(data: Path, out: Path) -> None:
+    """Link the training and the validation patients, and no others, into a folder of their own."""
+    split = split_of()
+    out.mkdir(parents=True, exist_ok=True)
+    for patient in (*training_patients(split), *split.validation):
+        link = out / patient
+        if not link.is_symlink():
+            link.symlink_to((data / patient).resolve())
 
 
 def _slices(data: Path, patients: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,6 +155,7 @@ def measure(
     data: Data,
     run: Path,
     csv: Annotated[Path, Parameter(name="--csv")],
+    segmentor: Literal["brought", "nnunet"] = "brought",
     seed: int = 0,
     patients: int = 4,
     methods: Names = ("none", "components", "student", "committee", "advised", "ours"),
@@ -155,15 +168,15 @@ def measure(
         data: ACDC's training set.
         run: Folder of the model, and of its calibrated prior.
         csv: The table.
+        segmentor: Whose model it is.
         seed: Which patients, and of the shifts.
         patients: So many, spread over the split.
         methods: Those to run.
         families: Of shifts; none are images as they are.
         severity: Of each family.
     """
-    guest = bring(run / MODEL, run / PRIOR)
-    test = published_split(SPLIT).test
-    cases = some_of(find_cohort(data).cases, test, patients, seed)
+    guest = bring(run / MODELS[segmentor], run / PRIOR)
+    cases = some_of(find_cohort(data).cases, split_of().test, patients, seed)
     done = keys_of(csv, Row, 7)
     shifts = [(family, 0 if family == NONE else severity) for family in families]
     made_by = {name: method_of(name, guest) for name in methods}
@@ -175,22 +188,21 @@ def measure(
             truth = read_mask(case.mask, like=volume)
             if family != NONE:
                 volume = shifted(volume, family, strength, seed, truth)
-            prepared = guest.model.images.prepare([volume])
-            assert isinstance(prepared, Prepared)
+            shown = guest.model.images.prepare([volume])
             for name, method in made_by.items():
-                about = (SEGMENTOR, name, family, strength, seed, case.patient, case.phase or "")
+                about = (segmentor, name, family, strength, seed, case.patient, case.phase or "")
                 if tuple(map(str, about)) not in done:
-                    append(csv, row_of(about, method(prepared), prepared, truth, STRUCTURES))
+                    append(csv, row_of(about, method(shown), shown, truth, STRUCTURES))
             advance()
 
 
-def method_of(name: str, guest: Guest) -> Callable[[Prepared], Adapted]:
+def method_of(name: str, guest: Guest) -> Callable[[Shown], Adapted]:
     """A method of `experiments.shift.methods`, for a model that was brought."""
     if name in _SETTINGS:
         settings = guest.settings(**_SETTINGS[name])
 
-        def adapted(prepared: Prepared) -> Adapted:
-            ((_, (made,)),) = guest.adapt_patients([[prepared]], settings)
+        def adapted(shown: Shown) -> Adapted:
+            ((_, (made,)),) = guest.adapt_patients([[shown]], settings)
             return made
 
         return adapted
@@ -199,8 +211,8 @@ def method_of(name: str, guest: Guest) -> Callable[[Prepared], Adapted]:
     ward, calibration = guest.ward, guest.calibration
     mender_of = ward.menders(calibration.quantiles)
 
-    def made(prepared: Prepared) -> Adapted:
-        seen = Standard.of(prepared)
+    def made(shown: Shown) -> Adapted:
+        seen = Standard.of(shown)
         mender = mender_of(calibration.realistic, seen)
         images, start = seen.slices.to(ward.device), time.perf_counter()
         if name == "components":

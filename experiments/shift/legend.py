@@ -6,6 +6,8 @@ SEGMENTORS = {
     "hearts": "The demo's.",
     "brought": "A MONAI BasicUNet in TorchScript that was not trained by Maskmend: all training"
     " patients annotated, no image degraded; the guard was fitted to it afterwards.",
+    "nnunet": "An nnU-Net in 2D, small, with all training patients annotated and its own"
+    " augmentation, trained by nnU-Net; the guard was fitted to it afterwards.",
 }
 METHODS = {
     "components": "each structure's largest piece, its holes filled",

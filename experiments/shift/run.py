@@ -32,13 +32,12 @@ from maskmend.config_file import read_config
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
 from maskmend.data.phantom import write_cohort
-from maskmend.data.preprocess import labels_on_grid
 from maskmend.data.volume import Volume, read_image, read_mask
 from maskmend.errors import ConfigError
 from maskmend.evaluate.metrics import dice, hausdorff95_mm
 from maskmend.instance import Adapted
 from maskmend.predict import Model, load
-from maskmend.prediction import Prepared
+from maskmend.prediction import Shown
 from maskmend.progress import progress_bar
 from maskmend.train import train
 
@@ -214,7 +213,7 @@ def _rows(
 def row_of(
     about: tuple[str, str, str, int, int, str, str],
     made: Adapted,
-    prepared: Prepared,
+    shown: Shown,
     truth: Volume,
     structures: Collection[int],
 ) -> Row:
@@ -223,11 +222,11 @@ def row_of(
     Args:
         about: The line's first fields, up to the phase.
         made: Masks of the volume's slices.
-        prepared: The volume.
+        shown: The volume.
         truth: Its true mask.
         structures: Labels of those that count.
     """
-    overlap, distance = mean_scores(labels_on_grid(made.masks, prepared.grid), truth, structures)
+    overlap, distance = mean_scores(shown.labels(made.masks), truth, structures)
     return Row(
         *about, round(overlap, 5), round(distance, 3), round(made.realism_after, 4), made.steps,
         round(made.seconds, 3), round(made.realism_before, 4),

@@ -114,11 +114,10 @@ def _about_brought(run: Path) -> str:
     draws = pd.read_csv(run / BROUGHT / TRIALS)["draw"].max() // 2
     guard, grid = config.adaptation, config.preprocess
     return (
-        f"{run.name}: `experiments.brought train`, {grid.size} x {grid.size} at {grid.spacing_mm}"
-        f" mm; prior of {config.fitting.iterations} iterations, {guard.students} students of"
-        f" {guard.student_iterations} updates, {draws} degraded copies of the images of"
-        f" {len(config.data.held_out_patients)} held-out patients and as many with artefacts;"
-        f" fitted on {made['device']}, torch {made['torch']}."
+        f"{run.name}: prior of {config.fitting.iterations} iterations, {grid.size} x {grid.size} at"
+        f" {grid.spacing_mm} mm; {guard.students} students of {guard.student_iterations} updates,"
+        f" {draws} degraded copies of the images of {len(config.data.held_out_patients)} held-out"
+        f" patients and as many with artefacts; fitted on {made['device']}, torch {made['torch']}."
     )
 
 
