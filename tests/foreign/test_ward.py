@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import warnings
 
 import pandas as pd
 import pytest
@@ -224,6 +225,16 @@ def test_structures_must_be_numbered_alike(fitted, data, tmp_path, capsys):
     about["structures"] = {1: "LV", 2: "MYO", 3: "RV"}
     model.with_suffix(".yaml").write_text(yaml.safe_dump(about))
     assert "numbers its structures otherwise" in refuse(capsys, fitted, data, model)
+
+
+def test_a_model_that_cannot_learn_has_no_students(fitted, data, model, tmp_path, capsys):
+    shutil.copy(model.with_suffix(".yaml"), tmp_path / "model.yaml")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript's deprecation
+        torch.jit.save(torch.jit.freeze(torch.jit.load(model).eval()), tmp_path / "model.ts")
+    said = refuse(capsys, fitted, data, tmp_path / "model.ts")
+    assert f"{tmp_path / 'model.ts'}: has no weights that can learn" in said
+    assert "torch.jit.freeze" in said
 
 
 def test_a_model_that_is_not_calibrated_says_how(fitted, model, image, tmp_path, capsys):

@@ -41,4 +41,5 @@ def calibrate_model(
     where = device_of(device)
     prior = load_prior(folder, where)
     ward = Ward(read_model(model.absolute(), prior.config), prior, folder, where)
+    ward.check_learns()
     return calibrate_teacher(ward, data, draws=draws, console=console)

@@ -126,6 +126,16 @@ class Ward:
         typical = Intensities.mean(self.taught or [Intensities(0.0, 1.0)])
         return Standardised(copied, self.model.activation, typical).to(self.device)
 
+    def check_learns(self) -> None:
+        """Raises ConfigError if copies of the model cannot be taught."""
+        student = self.untaught(0).requires_grad_(True)
+        masks = student(torch.zeros(1, 1, *self.model.images.size, device=self.device))
+        if not masks.requires_grad:
+            raise ConfigError(
+                f"{self.model.path}: has no weights that can learn, as its students would have to;"
+                " save the network before torch.jit.freeze, and without torch.no_grad inside"
+            )
+
     def menders(self, quantiles: Tensor) -> Menders:
         """The ways in which model and students can segment images of `prepare`."""
         students = [Opinion(one, mixed(one)) for one in self.students]
