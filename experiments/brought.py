@@ -27,12 +27,11 @@ from monai.networks.nets.basic_unet import BasicUNet
 from rich.console import Console
 
 from experiments.lines import append, keys_of
-from experiments.shift.methods import alone, mean_of
+from experiments.shift.methods import alone, cleaned, mean_of
 from experiments.shift.run import NONE, Row, row_of, some_of
 from experiments.shift.sequences import SEQUENCES
 from experiments.shift.shifts import FAMILIES, shifted
 from maskmend.augment import draw_augmentation
-from maskmend.components import clean, one_hot
 from maskmend.config import AugmentationConfig, PreprocessConfig
 from maskmend.data.layouts import find_cohort
 from maskmend.data.split import Split, published_split
@@ -215,11 +214,8 @@ def method_of(name: str, guest: Guest) -> Callable[[Shown], Adapted]:
         seen = Standard.of(shown)
         mender = mender_of(calibration.realistic, seen)
         images, start = seen.slices.to(ward.device), time.perf_counter()
-        if name == "components":
-            labels = mender.plain(images).argmax(1).to(torch.uint8)
-            masks = one_hot(clean(labels.cpu()), mender.classes).to(images)
-        else:
-            masks = mean_of(mender, name)(images)
+        segment = cleaned(mender) if name == "components" else mean_of(mender, name)
+        masks = segment(images)
         return alone(masks, mender.score(masks, images), time.perf_counter() - start)
 
     return made

@@ -57,13 +57,17 @@ def _auto(model: Model) -> Method:
 
 def _components(model: Model) -> Method:
     """Largest component and hole filling."""
-    plain = _mender(model).plain
+    return _made(model, cleaned(_mender(model)))
+
+
+def cleaned(mender: Mender) -> Callable[[Images], Masks]:
+    """The largest piece of each structure of the plain mask, its holes filled."""
 
     def segment(images: Images) -> Masks:
-        labels = plain(images).argmax(1).to(torch.uint8)
-        return one_hot(clean(labels.cpu()), model.config.data.classes).to(images.device)
+        labels = mender.plain(images).argmax(1).to(torch.uint8)
+        return one_hot(clean(labels.cpu()), mender.classes).to(images)
 
-    return _made(model, segment)
+    return segment
 
 
 def _histogram(model: Model) -> Method:
