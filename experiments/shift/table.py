@@ -93,8 +93,9 @@ def _runs(rows: pd.DataFrame) -> list[str]:
 
 def about(run: Path) -> str:
     """What stands behind a run's numbers, for people."""
-    if (run / BROUGHT).is_dir():
-        return _about_brought(run)
+    for prior in (run, run / BROUGHT):
+        if (prior / PRIOR).is_file():
+            return _about_brought(run.name, prior)
     config, ended = read_config(run / CONFIG), json.loads((run / RUN).read_text())
     best, grid, guard = ended["best"], config.preprocess, config.adaptation
     return (
@@ -107,14 +108,13 @@ def about(run: Path) -> str:
     )
 
 
-def _about_brought(run: Path) -> str:
-    """The same of a model that was not trained by Maskmend, with its prior."""
-    prior = load_prior(run / BROUGHT)
-    config, made = prior.config, json.loads((run / BROUGHT / PRIOR).read_text())
-    draws = pd.read_csv(run / BROUGHT / TRIALS)["draw"].max() // 2
+def _about_brought(name: str, folder: Path) -> str:
+    """The same of a model that was not trained by Maskmend, with the prior in a folder."""
+    config, made = load_prior(folder).config, json.loads((folder / PRIOR).read_text())
+    draws = pd.read_csv(folder / TRIALS)["draw"].max() // 2
     guard, grid = config.adaptation, config.preprocess
     return (
-        f"{run.name}: prior of {config.fitting.iterations} iterations, {grid.size} x {grid.size} at"
+        f"{name}: prior of {config.fitting.iterations} iterations, {grid.size} x {grid.size} at"
         f" {grid.spacing_mm} mm; {guard.students} students of {guard.student_iterations} updates,"
         f" {draws} degraded copies of the images of {len(config.data.held_out_patients)} held-out"
         f" patients and as many with artefacts; fitted on {made['device']}, torch {made['torch']}."

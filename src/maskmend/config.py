@@ -430,6 +430,8 @@ class PriorConfig:
     )
     """Of the masks the discriminator sees, as in training."""
     fitting: FittingConfig = FittingConfig()
+    segmentor: SegmentorConfig = SegmentorConfig(width=32)
+    """Of the noisy students that learn from scratch beside copies of the model; see `Ward`."""
     image_augmentation: AugmentationConfig = AugmentationConfig(
         rotation_deg=(-30.0, 30.0), translation=0.1, scale=0.15
     )

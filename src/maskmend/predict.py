@@ -370,5 +370,5 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
         digest_of(run / WEIGHTS),
         run.absolute(),
         read_calibration(run),
-        read_students(run / STUDENTS, networks.segmentor),
+        read_students(run / STUDENTS, lambda number: networks.segmentor),
     )

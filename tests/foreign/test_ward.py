@@ -19,7 +19,7 @@ from maskmend.devices import device_of
 from maskmend.errors import ConfigError, InputError
 from maskmend.foreign.guest import bring
 from maskmend.foreign.prior_folder import load_prior
-from maskmend.foreign.standard import Intensities, Standardised
+from maskmend.foreign.standard import Intensities, Padded, Standardised
 from maskmend.foreign.ward import Ward
 from maskmend.guard.choice import NEVER
 from maskmend.guard.student import STUDENTS
@@ -31,6 +31,7 @@ from tests.tiny import GUARDED, write_run
 HELD_OUT = ("heart003", "heart004")
 FEW = [
     *("--set", "fitting.iterations=2", "--set", "fitting.look_every=2", "--set", "fitting.batch=2"),
+    *("--set", "segmentor.width=4", "--set", "segmentor.depth=2"),
     *("--set", "adaptation.student_iterations=2"),
     *("--set", "discriminator.widths=[4, 8]", "--set", "discriminator.strides=[2, 2]"),
 ]
@@ -141,7 +142,7 @@ def test_structures_that_overlap_still_sum_to_one():
     torch.testing.assert_close(masks.sum(1), torch.ones(2, 32, 32))
 
 
-def test_students_start_as_the_model(fitted, model, image):
+def test_a_copy_starts_as_the_model(fitted, model, image):
     """On images like those that they are taught with."""
     prior = load_prior(fitted)
     ward = Ward(read_model(model, prior.config), prior, fitted, device_of("cpu"))
@@ -151,7 +152,7 @@ def test_students_start_as_the_model(fitted, model, image):
 
 
 @pytest.mark.parametrize("kind", ["ts", "pt2"])
-def test_students_learn_and_the_model_does_not(kind, fitted, image, tmp_path):
+def test_a_copy_learns_and_the_model_does_not(kind, fitted, image, tmp_path):
     """Whatever file the model came in, and however large the images are."""
     prior = load_prior(fitted)
     brought = read_model(keep(network(), tmp_path / f"model.{kind}"), prior.config)
@@ -165,6 +166,46 @@ def test_students_learn_and_the_model_does_not(kind, fitted, image, tmp_path):
     assert not any(one.requires_grad for one in student.parameters())
     said, taught = (masks.softmax(1)[:, 1].mean() for masks in (before, student(seen.slices)))
     assert taught > said + 0.001
+
+
+def test_one_student_starts_as_the_model_and_one_anew(fitted, model):
+    prior = load_prior(fitted)
+    ward = Ward(read_model(model, prior.config), prior, fitted, device_of("cpu"))
+    kinds = [type(ward.untaught(number)) for number in range(4)]
+    assert kinds == [Standardised, Padded, Standardised, Padded]
+    one, same, other = (ward.untaught(number).network.head.weight for number in (1, 1, 3))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_a_frozen_script_has_students_that_start_anew(fitted, model, tmp_path):
+    shutil.copy(model.with_suffix(".yaml"), tmp_path / "model.yaml")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript's deprecation
+        torch.jit.save(torch.jit.freeze(torch.jit.load(model).eval()), tmp_path / "model.ts")
+    prior = load_prior(fitted)
+    brought = read_model(tmp_path / "model.ts", prior.config)
+    ward = Ward(brought, prior, fitted, device_of("cpu"))
+    assert [type(ward.untaught(number)) for number in range(2)] == [Padded, Padded]
+    ward.check_learns()
+
+
+def test_a_model_without_gradients_says_so(fitted, data, model, tmp_path, capsys):
+    class Closed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = torch.jit.load(model)
+
+        def forward(self, images):
+            with torch.no_grad():
+                return self.inside(images)
+
+    shutil.copy(model.with_suffix(".yaml"), tmp_path / "model.yaml")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript's deprecation
+        torch.jit.save(torch.jit.script(Closed()), tmp_path / "model.ts")
+    said = refuse(capsys, fitted, data, tmp_path / "model.ts")
+    assert f"{tmp_path / 'model.ts'}: computes without gradients" in said
 
 
 def test_a_network_without_batch_norm_sees_nothing_twice(prior, model, image):
@@ -225,16 +266,6 @@ def test_structures_must_be_numbered_alike(fitted, data, tmp_path, capsys):
     about["structures"] = {1: "LV", 2: "MYO", 3: "RV"}
     model.with_suffix(".yaml").write_text(yaml.safe_dump(about))
     assert "numbers its structures otherwise" in refuse(capsys, fitted, data, model)
-
-
-def test_a_model_that_cannot_learn_has_no_students(fitted, data, model, tmp_path, capsys):
-    shutil.copy(model.with_suffix(".yaml"), tmp_path / "model.yaml")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TorchScript's deprecation
-        torch.jit.save(torch.jit.freeze(torch.jit.load(model).eval()), tmp_path / "model.ts")
-    said = refuse(capsys, fitted, data, tmp_path / "model.ts")
-    assert f"{tmp_path / 'model.ts'}: has no weights that can learn" in said
-    assert "torch.jit.freeze" in said
 
 
 def test_a_model_that_is_not_calibrated_says_how(fitted, model, image, tmp_path, capsys):

@@ -8,7 +8,7 @@ import torch
 from maskmend.data.phantom import write_cohort
 from maskmend.data.volume import read_image, read_mask
 from maskmend.foreign.guest import bring
-from maskmend.foreign.standard import centred
+from maskmend.foreign.standard import Padded, centred
 from maskmend.models import nnunet
 from tests.models.given import NNUNET, masks, predict
 from tests.test_cli import call
@@ -34,7 +34,7 @@ def prior(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("nnunet") / "prior"
     options = [
         *("fitting.iterations=2", "fitting.look_every=2", "fitting.batch=2"),
-        "adaptation.student_iterations=2",
+        *("segmentor.width=4", "segmentor.depth=3", "adaptation.student_iterations=2"),
         *("discriminator.widths=[4, 8]", "discriminator.strides=[2, 2]"),
         *("preprocess.size=32", "preprocess.spacing_mm=10"),
     ]
@@ -87,6 +87,20 @@ def test_a_true_mask_comes_back_from_its_slices(images, data):
             assert (
                 2 * both / ((again == structure).sum() + (truth.voxels == structure).sum()) > 0.85
             )
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 10), (8, 12)])
+def test_students_see_any_size(height, width):
+    shapes = []
+
+    class Network(torch.nn.Module):
+        def forward(self, slices):
+            shapes.append(slices.shape[2:])
+            return slices * 2
+
+    slices = torch.randn(2, 1, height, width)
+    assert torch.equal(Padded(Network(), 4)(slices), slices * 2)
+    assert all(side % 4 == 0 for side in shapes[0])
 
 
 def test_lessons_are_the_middle():

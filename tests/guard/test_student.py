@@ -17,12 +17,16 @@ def student(number=0):
     return made
 
 
+def untaught(number):
+    return random_segmentor().train()
+
+
 def test_a_run_keeps_them(tmp_path):
     students = [student(number) for number in range(3)]
     path = tmp_path / STUDENTS
-    assert not read_students(path, random_segmentor())
+    assert not read_students(path, untaught)
     write_students(path, students)
-    for one, kept in zip(students, read_students(path, random_segmentor().train()), strict=True):
+    for one, kept in zip(students, read_students(path, untaught), strict=True):
         assert not kept.training
         assert not any(p.requires_grad for p in kept.parameters())
         for name, tensor in one.state_dict().items():
@@ -31,16 +35,16 @@ def test_a_run_keeps_them(tmp_path):
 
 def test_students_of_another_segmentor_are_named(tmp_path):
     write_students(tmp_path / STUDENTS, [student()])
-    other = random_segmentor(tiny(segmentor={"width": 6}))
+    other = tiny(segmentor={"width": 6})
     with pytest.raises(RunError, match=rf"{STUDENTS}: is of another segmentor; remove it"):
-        read_students(tmp_path / STUDENTS, other)
+        read_students(tmp_path / STUDENTS, lambda number: random_segmentor(other))
 
 
 def test_students_of_another_teacher_are_not_taken_up(tmp_path):
     path = tmp_path / UNFINISHED
     write_students(path, [student()], weights="a", config="b")
-    assert len(read_students(path, random_segmentor(), weights="a", config="b")) == 1
-    assert not read_students(path, random_segmentor(), weights="a", config="c")
+    assert len(read_students(path, untaught, weights="a", config="b")) == 1
+    assert not read_students(path, untaught, weights="a", config="c")
 
 
 def test_a_calibrated_run_asks_them_for_their_opinions(run, hearts):

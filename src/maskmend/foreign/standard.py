@@ -108,6 +108,26 @@ class Standardised(nn.Module):
         return self.probabilities(shown).clamp(min=1e-8).log()
 
 
+class Padded(nn.Module):
+    """A network that sees slices of any size padded, at their edges, to a multiple.
+
+    Args:
+        network: Slices to logits.
+        multiple: Of both sides.
+    """
+
+    def __init__(self, network: nn.Module, multiple: int):
+        super().__init__()
+        self.network, self.multiple = network, multiple
+
+    def forward(self, slices: Slices) -> Masks:
+        """The network's logits of the slices alone."""
+        height, width = slices.shape[2:]
+        down, right = (-side % self.multiple for side in (height, width))
+        logits: Tensor = self.network(functional.pad(slices, (0, right, 0, down), mode="replicate"))
+        return logits[..., :height, :width]
+
+
 def centred(
     slices: Float[Tensor, "slice channel some other"], size: tuple[int, int]
 ) -> Float[Tensor, "slice channel height width"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskmend.calibrate.fit import check_enough
 from maskmend.calibrate.teacher import Menders, Patients, check_all_found
-from maskmend.checkpoint import CALIBRATION, SPLIT
+from maskmend.checkpoint import CALIBRATION, SPLIT, quiet_generator
 from maskmend.config import Precision, PriorConfig
 from maskmend.data.cohort import Case
 from maskmend.data.layouts import find_cohort
@@ -22,7 +22,7 @@ from maskmend.data.source import read_source
 from maskmend.errors import ConfigError, InputError, RunError
 from maskmend.foreign.fitted import FittedPrior
 from maskmend.foreign.onto import Onto, order_of
-from maskmend.foreign.standard import Intensities, Standard, Standardised, centred
+from maskmend.foreign.standard import Intensities, Padded, Standard, Standardised, centred
 from maskmend.guard.assemble import Opinion, assemble, mixed
 from maskmend.guard.calibration import SEGMENTOR, Calibration, read_calibration
 from maskmend.guard.mend import Mender
@@ -31,6 +31,7 @@ from maskmend.models import own
 from maskmend.models.brought import BroughtModel
 from maskmend.prediction import Shown
 from maskmend.probe import borrow
+from maskmend.segmentor import UNet
 
 Slices = Float[Tensor, "slice 1 height width"]
 Labels = UInt8[Tensor, "slice height width"]
@@ -61,9 +62,7 @@ class Ward:
         self.taught: list[Intensities] = []
         known = borrow(model.network.to(device))
         self.segmentor = Opinion(known, mixed(known))
-        self.students = [
-            student.to(device) for student in read_students(folder / STUDENTS, self.untaught(0))
-        ]
+        self.students = [*read_students(folder / STUDENTS, self.untaught)]
 
     def patients(self, data: Path) -> Patients:
         """Those that the prior was fitted to, and those held out by name.
@@ -117,23 +116,39 @@ class Ward:
         return centred(seen.slices, size), said
 
     def untaught(self, number: int) -> nn.Module:
-        """A copy of the model, of an ensemble one of its networks, for standardised slices.
+        """A copy of the model or a small UNet with random weights, by turns.
 
-        These it is shown with the mean intensities of all lessons that there were.
+        A copy knows what the model knows, and errs as it does; a network that starts anew errs
+        apart from both, so that they agree where they are right. A model that has no weights which
+        could learn has no copies. Students are for standardised slices; a copy is shown them with
+        the mean intensities of all lessons that there were.
         """
         members = self.model.members or [self.model.network]
-        copied = borrow(members[number % len(members)])
+        member = members[number // 2 % len(members)]
+        if number % 2 or not any(True for _ in member.parameters()):
+            return self._unet(number).to(self.device)
         typical = Intensities.mean(self.taught or [Intensities(0.0, 1.0)])
-        return Standardised(copied, self.model.activation, typical).to(self.device)
+        return Standardised(borrow(member), self.model.activation, typical).to(self.device)
+
+    def _unet(self, number: int) -> nn.Module:
+        config, depth = self.config, self.config.segmentor.depth
+        with quiet_generator(config.seed + number):
+            network = UNet(
+                in_channels=1,
+                classes=config.data.classes,
+                width=config.segmentor.width,
+                depth=depth,
+            )
+        return Padded(network, 2 ** (depth - 1))
 
     def check_learns(self) -> None:
-        """Raises ConfigError if copies of the model cannot be taught."""
+        """Raises ConfigError if copies of the model could not be taught."""
         student = self.untaught(0).requires_grad_(True)
         masks = student(torch.zeros(1, 1, *self.model.images.size, device=self.device))
         if not masks.requires_grad:
             raise ConfigError(
-                f"{self.model.path}: has no weights that can learn, as its students would have to;"
-                " save the network before torch.jit.freeze, and without torch.no_grad inside"
+                f"{self.model.path}: computes without gradients, which its students need to learn;"
+                " save the network without torch.no_grad inside"
             )
 
     def menders(self, quantiles: Tensor) -> Menders:

@@ -11,7 +11,7 @@ estimation using deep ensembles", NeurIPS 2017): their mean is better, their dis
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -29,12 +29,14 @@ def write_students(path: Path, students: Sequence[nn.Module], **metadata: str) -
     write_tensors(path, nn.ModuleList(students).state_dict(), **metadata)
 
 
-def read_students(path: Path, segmentor: nn.Module, **metadata: str) -> Sequence[nn.Module]:
+def read_students(
+    path: Path, untaught: Callable[[int], nn.Module], **metadata: str
+) -> Sequence[nn.Module]:
     """The students in a file, frozen; none if there is no file.
 
     Args:
         path: The file.
-        segmentor: Their teacher, whose shape they have.
+        untaught: Of the number of a student, a network of its shape; stays as it is.
         **metadata: If given, students that were kept with other metadata are not read.
 
     Raises:
@@ -46,7 +48,7 @@ def read_students(path: Path, segmentor: nn.Module, **metadata: str) -> Sequence
     if metadata and kept != metadata:
         return ()
     count = len({name.partition(".")[0] for name in tensors})
-    students = nn.ModuleList(copy.deepcopy(segmentor) for _ in range(count))
+    students = nn.ModuleList(copy.deepcopy(untaught(number)) for number in range(count))
     try:
         students.load_state_dict(tensors)
     except RuntimeError as error:
