@@ -181,17 +181,20 @@ def measure(
     made_by = {name: method_of(name, guest) for name in methods}
     with progress_bar(Console(), "measuring", len(shifts) * len(cases)) as advance:
         for (family, strength), case in itertools.product(shifts, cases):
-            assert case.image is not None
-            assert case.mask is not None
-            volume = read_image(case.image)
-            truth = read_mask(case.mask, like=volume)
-            if family != NONE:
-                volume = shifted(volume, family, strength, seed, truth)
-            shown = guest.model.images.prepare([volume])
-            for name, method in made_by.items():
-                about = (segmentor, name, family, strength, seed, case.patient, case.phase or "")
-                if tuple(map(str, about)) not in done:
-                    append(csv, row_of(about, method(shown), shown, truth, STRUCTURES))
+            rest = (family, strength, seed, case.patient, case.phase or "")
+            lines = {name: (segmentor, name, *rest) for name in methods}
+            left = [name for name in methods if tuple(map(str, lines[name])) not in done]
+            if left:
+                assert case.image is not None
+                assert case.mask is not None
+                volume = read_image(case.image)
+                truth = read_mask(case.mask, like=volume)
+                if family != NONE:
+                    volume = shifted(volume, family, strength, seed, truth)
+                shown = guest.model.images.prepare([volume])
+            for name in left:
+                made = made_by[name](shown)
+                append(csv, row_of(lines[name], made, shown, truth, STRUCTURES))
             advance()
 
 

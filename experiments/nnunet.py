@@ -5,7 +5,7 @@
 Run in an environment with nnunetv2 2.8.1 beside Maskmend. It plans, preprocesses and trains as
 `nnUNetv2_plan_and_preprocess` and `nnUNetv2_train` do, in 2D, with all training patients of the
 published fold, its own augmentation and its own loss; only smaller, so that a CPU is enough:
-pixels of 3 mm, patches of 112 x 112, a fifth of the widths, few epochs.
+pixels of 3 mm, patches of 112 x 112, fewer and narrower stages, few epochs.
 """
 
 import json

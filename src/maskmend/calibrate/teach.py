@@ -18,8 +18,7 @@ from maskmend.prediction import Shown
 def taught_before(teacher: Teacher) -> list[nn.Module]:
     """Students that a stopped calibration left, no more than are asked for."""
     path = teacher.folder / UNFINISHED
-    known = read_students(path, teacher.untaught, **identity(teacher))
-    return [one.to(teacher.device) for one in known]
+    return [*read_students(path, teacher.untaught, **identity(teacher))]
 
 
 def teach(teacher: Teacher, lessons: Lessons, advance: Callable[[], None]) -> None:

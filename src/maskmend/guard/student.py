@@ -1,4 +1,4 @@
-"""Noisy students: copies of the segmentor that were shown degraded images.
+"""Noisy students: networks that were shown degraded images, as a rule copies of the segmentor.
 
 Xie et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020: the
 segmentor teaches what it makes of images as they are, and its copies have to say the same of them
